@@ -1,0 +1,1 @@
+"""One module per job: wires config, Ray and the layers below."""

@@ -1,0 +1,70 @@
+"""Ray start-up: join the cluster that is there or start one on this machine, and give workers code and environment.
+
+Workers find `cslm` because `connect` ships the package's folder with the job; they need no installed copy, and a
+changed line is in the next run without building anything.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+# Ray would otherwise write a token into the home folder, and the next cluster would ask for it.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+
+from cslm.config import Section, setting
+from cslm.storage import HOME_VARIABLE
+
+_PASSED_ON = (HOME_VARIABLE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+
+
+class ClusterSection(Section):
+    """Which Ray cluster does the work."""
+
+    address: str | None = setting(None, "Ray address; the submitted job's cluster, or a local one, when not given")
+    num_cpus: int | None = setting(
+        None, "logical CPUs of a cluster started here; the machine's cores, at least 4, when not given", ge=1
+    )
+
+
+def package_folder() -> Path:
+    """The folder of the `cslm` package that is running."""
+    return Path(__file__).parent
+
+
+def connect(section: ClusterSection) -> None:
+    """Join or start the cluster; nothing happens when this process already is on one."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {
+        "runtime_env": _runtime_env(),
+        "log_to_driver": True,
+        "configure_logging": True,
+        "logging_level": "warning",
+    }
+    address = section.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, **options)
+    else:
+        # With fewer logical CPUs than stages, reading, computing and writing could not run side by side.
+        num_cpus = section.num_cpus or max(os.cpu_count() or 1, 4)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+
+
+def has_gpus() -> bool:
+    """Whether any node of the cluster has a GPU now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0) > 0
+
+
+def _runtime_env() -> dict[str, Any]:
+    wanted = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    wanted |= {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
+    # The submitter's own variables win; naming one twice is an error in Ray.
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    given = submitted.get("env_vars", {})
+    variables = {key: value for key, value in wanted.items() if key not in given}
+    return {"py_modules": [str(package_folder())], "env_vars": variables}

@@ -1,0 +1,1 @@
+"""Corpora, packed rows and the feed that brings them to training."""

@@ -1,0 +1,1 @@
+"""The joint language model: vocabulary, prompts, examples, packing, generation."""

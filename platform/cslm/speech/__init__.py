@@ -1,0 +1,1 @@
+"""Audio, speech units and the tokenizers that make them."""

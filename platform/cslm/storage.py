@@ -1,0 +1,219 @@
+"""One door to files: local paths, `s3://` and `gs://` by the same names, and writes that are whole or absent.
+
+The only module that opens files. Local writes go to a temporary name beside the target and are renamed; object
+stores publish an object only when its upload is complete, so there a plain write already is atomic.
+"""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import yaml
+from pyarrow import fs as pafs
+
+from cslm.errors import ConfigError
+
+HOME_VARIABLE = "CSLM_HOME"
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
+# Where Ray unpacks `--working-dir`: what a job writes there vanishes with the job.
+_RAY_COPY = "runtime_resources/working_dir_files"
+
+
+def is_uri(path: str) -> bool:
+    """Whether `path` names a scheme (`s3://...`) rather than a local path."""
+    return bool(_SCHEME.match(path))
+
+
+def inside_ray_copy(path: str | None = None) -> bool:
+    """Whether `path` (or the working directory) lies in Ray's own copy of a submitted working directory."""
+    return _RAY_COPY in (path or os.getcwd())
+
+
+def absolute(path: str) -> str:
+    """Turn a path that a user named into an absolute one: URIs stay, relative paths hang from `CSLM_HOME` or here.
+
+    Raises ConfigError for a relative path inside Ray's copy of the working directory, where results would be lost.
+    """
+    if is_uri(path):
+        return path.rstrip("/")
+    if os.path.isabs(path):
+        return os.path.normpath(path)
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return join(home, path) if is_uri(home) else os.path.normpath(os.path.join(home, path))
+    if inside_ray_copy():
+        raise ConfigError(
+            f"{path}: a submitted job runs in Ray's own copy of the working directory, where a relative path is lost; "
+            f"give an absolute path or URI, or submit with {HOME_VARIABLE} set (--runtime-env-json "
+            f'\'{{"env_vars": {{"{HOME_VARIABLE}": "/where/results/live"}}}}\')'
+        )
+    return os.path.abspath(path)
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path parts below a local folder or a URI."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def parent(path: str) -> str:
+    """The folder that holds `path`."""
+    return path.rstrip("/").rpartition("/")[0] or "/"
+
+
+def name(path: str) -> str:
+    """The last part of `path`."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system of a path or URI and the path inside it. Credentials come from the usual chains."""
+    if is_uri(uri):
+        system, inner = pafs.FileSystem.from_uri(uri)
+        return system, inner
+    return pafs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    system, path = filesystem(uri)
+    return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is a folder (for an object store: whether any object lies below it)."""
+    system, path = filesystem(uri)
+    return bool(system.get_file_info(path).type == pafs.FileType.Directory)
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """Every file below a folder whose name ends with `suffix`, sorted; empty when the folder is not there.
+
+    Files whose own name, or a folder's name below `uri`, starts with '.' or '_' are left out, as Parquet readers do.
+    """
+    system, path = filesystem(uri)
+    infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    found = []
+    for info in infos:
+        inner = info.path[len(path) :].strip("/")
+        hidden = any(part.startswith((".", "_")) for part in inner.split("/"))
+        if info.is_file and not hidden and info.path.endswith(suffix):
+            found.append(join(uri, inner))
+    return sorted(found)
+
+
+def open_input(uri: str) -> pa.NativeFile:
+    """Open a file for reading bytes, seekable. Raises FileNotFoundError when it is not there."""
+    system, path = filesystem(uri)
+    return system.open_input_file(path)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file."""
+    if not is_uri(uri):
+        return Path(uri).read_bytes()
+    with open_input(uri) as stream:
+        return bytes(stream.readall())
+
+
+def read_text(uri: str) -> str:
+    """The whole content of a UTF-8 file; a byte-order mark is dropped."""
+    return read_bytes(uri).decode("utf-8-sig")
+
+
+def read_json(uri: str) -> Any:
+    """The value in a JSON file."""
+    return json.loads(read_text(uri))
+
+
+def read_yaml(uri: str) -> Any:
+    """The value in a YAML file."""
+    return yaml.safe_load(read_text(uri))
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    if is_uri(uri):
+        system, path = filesystem(uri)
+        with system.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write a whole UTF-8 file or nothing."""
+    write_bytes(uri, text.encode())
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(uri, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(table: pa.Table, uri: str) -> None:
+    """Write one Parquet file (zstd), whole or not at all."""
+    if is_uri(uri):
+        system, path = filesystem(uri)
+        pq.write_table(table, path, filesystem=system, compression="zstd")
+        return
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def dataset(uri: str | Sequence[str]) -> pads.Dataset:
+    """A lazily read Parquet table: one file, a list of files, or a folder partitioned hive-style by strings."""
+    if not isinstance(uri, str):
+        system, _ = filesystem(uri[0])
+        return pads.dataset([filesystem(one)[1] for one in uri], format="parquet", filesystem=system)
+    system, path = filesystem(uri)
+    files = [filesystem(one)[1] for one in list_files(uri, ".parquet")] if is_folder(uri) else [path]
+    if not files:
+        raise FileNotFoundError(f"{uri} must hold Parquet files, found none")
+    keys = dict.fromkeys(key for file in files for key in re.findall(r"/([a-z_]+)=[^/]*(?=/)", file[len(path) :]))
+    hive = pads.partitioning(pa.schema([(key, pa.string()) for key in keys]), flavor="hive") if keys else None
+    return pads.dataset(files, format="parquet", filesystem=system, partitioning=hive, partition_base_dir=path)
+
+
+def read_table(uri: str | Sequence[str], columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
+    """Read a Parquet table (see `dataset`) into memory; `filter` is a pyarrow.dataset expression."""
+    return dataset(uri).to_table(columns=list(columns) if columns is not None else None, filter=filter)
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a folder and all below it; nothing happens when it is not there."""
+    system, path = filesystem(uri)
+    kind = system.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        system.delete_dir(path)
+    elif kind != pafs.FileType.NotFound:
+        system.delete_file(path)
+
+
+def make_folder(uri: str) -> None:
+    """Make a folder and its parents where folders exist; on object stores they do not and nothing is needed."""
+    if not is_uri(uri):
+        Path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -1,0 +1,168 @@
+"""Experiment tracking: one MLflow run per job output, the same one after every restart.
+
+The only module that imports mlflow. The run's id is kept beside the job's output, so that an interrupted job goes on
+as the same run. Values are written with `MlflowClient`, which holds no global state and works from any worker.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from cslm import storage
+from cslm.config import Section, setting
+from cslm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+_PARAM_LIMIT = 6000
+_BATCH_LIMIT = 1000
+
+
+class TrackingSection(Section):
+    """Where runs are recorded. The store itself is named by the environment variable MLFLOW_TRACKING_URI."""
+
+    experiment: str = setting("cslm", "MLflow experiment that the run belongs to")
+    run_name: str | None = setting(None, "name of the run; the job and its output folder by default")
+
+
+def tracking_uri() -> str:
+    """The MLflow store: `MLFLOW_TRACKING_URI`, or `mlflow.db` in `CSLM_HOME` or the working directory."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+            return "sqlite:///" + storage.absolute(uri.removeprefix("sqlite:///"))
+        return uri
+    database = storage.absolute("mlflow.db")
+    if storage.is_uri(database):
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI: must be set when {storage.HOME_VARIABLE} is a URI ({database}): "
+            "a database cannot live in an object store"
+        )
+    return f"sqlite:///{database}"
+
+
+class Run:
+    """An open MLflow run. Metrics with the same names and steps as before an interruption overwrite nothing else."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, uri: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.uri = uri
+
+    @classmethod
+    def open(cls, section: TrackingSection, *, job: str, output: str, tags: Mapping[str, str] | None = None) -> "Run":
+        """Go on with the run whose id lies in `output`, or begin one."""
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        uri = tracking_uri()
+        client = MlflowClient(tracking_uri=uri)
+        record = storage.join(output, "mlflow_run.json")
+        if storage.exists(record):
+            known = storage.read_json(record)
+            try:
+                client.get_run(known["run_id"])
+            except MlflowException:
+                pass  # recorded in another store: begin a run in this one
+            else:
+                client.update_run(known["run_id"], status="RUNNING")
+                return cls(client, known["run_id"], uri)
+        experiment_id = _experiment(client, section.experiment, uri)
+        name = section.run_name or f"{job} {storage.name(output)}"
+        created = client.create_run(
+            experiment_id, run_name=name, tags={"cslm.job": job, "cslm.output": output, **(tags or {})}
+        )
+        storage.write_json(record, {"run_id": created.info.run_id, "experiment": section.experiment})
+        return cls(client, created.info.run_id, uri)
+
+    @classmethod
+    def attach(cls, handle: Mapping[str, str]) -> "Run":
+        """Open a run by the `handle` of the same run in another process."""
+        from mlflow import MlflowClient
+
+        return cls(MlflowClient(tracking_uri=handle["uri"]), handle["run_id"], handle["uri"])
+
+    @property
+    def handle(self) -> dict[str, str]:
+        """What another process needs to write to this run."""
+        return {"run_id": self.run_id, "uri": self.uri}
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record settings; those recorded before keep their first value."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params
+        new = [Param(key, str(value)[:_PARAM_LIMIT]) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), 100):
+            self._client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Record metrics of one step."""
+        self.log_metric_rows([(step, metrics)])
+
+    def log_metric_rows(self, rows: list[tuple[int, Mapping[str, float]]]) -> None:
+        """Record metrics of many steps in few requests."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        flat = [Metric(key, float(value), now, step) for step, metrics in rows for key, value in metrics.items()]
+        for start in range(0, len(flat), _BATCH_LIMIT):
+            self._client.log_batch(self.run_id, metrics=flat[start : start + _BATCH_LIMIT])
+
+    def last_step(self, metric: str) -> int:
+        """The greatest step recorded of `metric`, -1 when there is none."""
+        return max((point.step for point in self._client.get_metric_history(self.run_id, metric)), default=-1)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Keep a text file with the run."""
+        self._client.log_text(self.run_id, text, artifact)
+
+    def log_figure(self, figure: "Figure", artifact: str) -> None:
+        """Keep a picture with the run."""
+        self._client.log_figure(self.run_id, figure, artifact)
+
+    def log_input_table(self, uri: str, name: str, *, schema: pa.Schema, num_rows: int, digest: str) -> None:
+        """Record a table as an input of the run (data lineage)."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entry = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="s3" if uri.startswith("s3://") else "local",
+            source=json.dumps({"uri": uri}),
+            schema=json.dumps({field.name: str(field.type) for field in schema}),
+            profile=json.dumps({"num_rows": num_rows}),
+        )
+        self._client.log_inputs(self.run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", name)])])
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status=status)
+
+
+def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    # Without a server MLflow would put artifacts below the working directory, which for a submitted job is Ray's copy.
+    location = storage.absolute(f"mlartifacts/{name}") if uri.startswith("sqlite:") else None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        known = client.get_experiment_by_name(name)  # another job made it meanwhile
+        if known is None:
+            raise
+        return str(known.experiment_id)

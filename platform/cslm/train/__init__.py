@@ -1,0 +1,1 @@
+"""DeepSpeed engine, step loop and checkpoints."""
