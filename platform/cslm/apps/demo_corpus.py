@@ -1,0 +1,39 @@
+"""The job that makes the demo corpus: settings, cluster, progress and summary around `cslm.demo.corpus`."""
+
+import sys
+
+from cslm import storage
+from cslm.apps.job import Job, JobConfig, run_job
+from cslm.cluster import connect
+from cslm.config import group
+from cslm.demo.corpus import REPORT, make
+from cslm.demo.plan import CorpusSection, plan_of
+
+
+class DemoCorpusConfig(JobConfig):
+    """Settings of the demo corpus."""
+
+    corpus: CorpusSection = group(CorpusSection, "what the corpus consists of")
+
+
+def demo_corpus(config: DemoCorpusConfig, job: Job) -> None:
+    """Make a corpus of synthetic speech, translations and dialogues whose answers a program can check."""
+    plan = plan_of(config.corpus)
+    if job.finished(plan.fingerprint):
+        return
+    connect(config.cluster)
+    with job.progress("speaking", plan.num_utterances, "utterances") as progress:
+        report = make(job.output, config.corpus, progress.update)
+    for key, hours in report["hours_by_language_and_split"].items():
+        job.say(f"  {key:<10} {report['utterances_by_language_and_split'][key]:>7,} utterances {hours:>8.3f} h")
+    job.say(f"{report['hours']:.2f} hours of speech; all counts in {storage.join(job.output, REPORT)}")
+    job.complete(plan.fingerprint, report)
+
+
+def main() -> int:
+    """Run the job from the command line."""
+    return run_job("demo_corpus", DemoCorpusConfig, demo_corpus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

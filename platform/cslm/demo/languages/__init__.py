@@ -1,0 +1,1 @@
+"""One module a language, named by its code, each with a `LANGUAGE`."""

@@ -1,0 +1,296 @@
+"""Which utterances, translations and dialogues a demo corpus of given settings has: pure arithmetic on the settings.
+
+Any part of a corpus can be worked out alone, from its number, on any machine: nothing here depends on what was made
+before. Three kinds of utterances follow each other: answers, questions, statements.
+
+How the splits are made. A statement's meaning belongs to one split in all languages. A question is a fact in one of
+its wordings in one language: some of a fact's questions are held out, but every fact is asked first in a question of
+the train split, so that a held-out question is new in words and its answer is not. Answers are all of the train
+split. Dev and test have speakers of their own.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import field_validator
+
+from cslm.config import Section, fingerprint, setting
+from cslm.demo.facts import Fact, all_facts, fact_kinds
+from cslm.demo.grammar import STATEMENTS, Language, Meaning, available_languages, load_language, meaning, num_meanings
+from cslm.demo.speakers import ANSWERER, pools
+from cslm.demo.voices import Speaker
+
+NUM_QUESTION_WORDINGS = 4
+# Of every 24 statements, and on average of every 24 questions.
+_TEST_OF_24, _DEV_OF_24 = 2, 1
+# Rounds in which every fact is asked once; fewer facts are taken when a corpus is too small for so many.
+_MIN_ROUNDS = 8
+# Mean lengths as spoken, from which the numbers of statements and questions follow.
+_STATEMENT_S, _QUESTION_S, _ANSWER_S = 2.7, 2.2, 1.3
+
+
+class CorpusSection(Section):
+    """What the demo corpus consists of."""
+
+    num_utterances: int = setting(8000, "spoken utterances in all", ge=100)
+    languages: tuple[str, ...] = setting(
+        ("en", "zh", "es"), "languages to take, of those the grammar has", min_length=1
+    )
+    seed: int = setting(1, "another seed gives another corpus", ge=0)
+    dialogue_share: float = setting(0.55, "share of the spoken time that is questions and answers", gt=0.1, lt=0.9)
+    text_dialogue_share: float = setting(0.25, "dialogues of text only, for each spoken question", ge=0.0, le=1.0)
+    shard_size: int = setting(250, "utterances made by one task and lost when it is interrupted", ge=10)
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [code for code in languages if code not in available_languages()]
+        if unknown:
+            raise ValueError(f"must be among {', '.join(available_languages())}, found {', '.join(unknown)}")
+        if len(set(languages)) != len(languages):
+            raise ValueError(f"must name each language once, found {', '.join(languages)}")
+        return languages
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing to be said."""
+
+    id: str
+    part: str
+    language: str
+    text: str
+    speaker: Speaker
+    split: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A fact asked in one wording of one language."""
+
+    id: str
+    fact: Fact
+    wording: int
+    language: str
+    split: str
+    # Whether an earlier question of the corpus already is this one, asked by another speaker.
+    is_repeat: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    fact: Fact
+    wording: int
+    language: str
+    text: str
+
+
+class Plan:
+    """A corpus as its settings define it."""
+
+    def __init__(self, section: CorpusSection) -> None:
+        self.section = section
+        self.languages: Mapping[str, Language] = {code: load_language(code) for code in section.languages}
+        self._codes = section.languages
+        # Of the utterances about two in five are questions: as many facts as can be asked in `_MIN_ROUNDS`.
+        self.num_facts = min(len(all_facts()), max(1, section.num_utterances * 2 // (5 * _MIN_ROUNDS)))
+        self.num_answers = len(self._answers)
+        rest = section.num_utterances - self.num_answers
+        # The two shares of time, solved for the number of statements.
+        talk = section.dialogue_share
+        told_s = (1 - talk) * (rest * _QUESTION_S + self.num_answers * _ANSWER_S)
+        self.num_statements = round(told_s / (talk * _STATEMENT_S + (1 - talk) * _QUESTION_S))
+        self.num_questions = rest - self.num_statements
+        self.num_utterances = section.num_utterances
+        self.num_shards = -(-self.num_utterances // section.shard_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stands for the settings and for all that the grammar makes of them, wording included."""
+        wordings = [
+            [language.exchange(fact.kind, fact.slots).__dict__ for fact in all_facts()]
+            + [
+                language.state(meaning(kind, index))
+                for kind in STATEMENTS
+                for index in range(0, num_meanings(kind), 97)
+            ]
+            for language in self.languages.values()
+        ]
+        speakers = [[speaker.name for speaker in pool] for pool in pools().values()]
+        return fingerprint([self.section.model_dump(mode="json"), wordings, speakers, ANSWERER.name])
+
+    def shard(self, index: int) -> range:
+        """The numbers of the utterances of a shard."""
+        start = index * self.section.shard_size
+        return range(start, min(start + self.section.shard_size, self.num_utterances))
+
+    def utterance(self, number: int) -> Utterance:
+        """The utterance of a number, 0 <= number < num_utterances."""
+        if number < self.num_answers:
+            answer = self._answers[number]
+            return Utterance(
+                _id(answer.language, "a", number), "answer", answer.language, answer.text, ANSWERER, "train"
+            )
+        number -= self.num_answers
+        if number < self.num_questions:
+            question = self.question(number)
+            speaker = self._speaker(question.id, question.split)
+            text = self.ask(question.fact, question.wording, question.language)
+            return Utterance(question.id, "question", question.language, text, speaker, question.split)
+        number -= self.num_questions
+        said, split = self.statement(number)
+        # When all meanings are used up they come again, in the next language.
+        language = self._codes[(number + number // len(self._meanings)) % len(self._codes)]
+        name = _id(language, "s", number)
+        text = self.languages[language].state(said)
+        return Utterance(name, "statement", language, text, self._speaker(name, split), split)
+
+    def statement(self, number: int) -> tuple[Meaning, str]:
+        """The meaning of a statement and its split, 0 <= number < num_statements."""
+        place = number % len(self._meanings)
+        block, row = divmod(place, 24)
+        order = self._random("split", block).sample(range(24), 24)
+        split = _split_of(order[row])
+        kind, index = self._meanings[place]
+        return meaning(list(STATEMENTS)[kind], int(index)), split
+
+    def is_repeated_statement(self, number: int) -> bool:
+        """Whether an earlier statement already has the meaning of this one."""
+        return number >= len(self._meanings)
+
+    def question(self, number: int) -> Question:
+        """The question of a number, 0 <= number < num_questions."""
+        turn, place = divmod(number, self.num_facts)
+        fact = self._facts[place]
+        forms = self._forms(fact)
+        wording, language = forms[turn % len(forms)]
+        split = self.question_split(fact, wording, language)
+        return Question(_id(language, "q", number), fact, wording, language, split, turn >= len(forms))
+
+    def question_split(self, fact: Fact, wording: int, language: str) -> str:
+        """The split of a fact asked in a wording of a language."""
+        return self._question_splits(fact)[wording, language]
+
+    def ask(self, fact: Fact, wording: int, language: str) -> str:
+        """The words of a question."""
+        return self.languages[language].exchange(fact.kind, fact.slots).questions[wording]
+
+    def answers(self, fact: Fact, language: str) -> tuple[str, ...]:
+        """Every right answer to a fact in a language."""
+        return self.languages[language].exchange(fact.kind, fact.slots).answers
+
+    def answer_id(self, language: str, text: str) -> str:
+        """The id of the utterance that speaks an answer."""
+        return _id(language, "a", self._answer_numbers[language, text])
+
+    def answer_source(self, number: int) -> tuple[Fact, int, str]:
+        """Fact, wording and language of the answer of a number, 0 <= number < num_answers."""
+        answer = self._answers[number]
+        return answer.fact, answer.wording, answer.language
+
+    def choose_answer(self, key: str, fact: Fact, language: str) -> str:
+        """One of the right answers, the same one for the same key."""
+        return self._random("answer", key).choice(self.answers(fact, language))
+
+    @cached_property
+    def _facts(self) -> Sequence[Fact]:
+        """The facts asked about, every kind spread evenly over the order so that small corpora have all kinds."""
+        places = []
+        for kind in fact_kinds():
+            facts = [fact for fact in all_facts() if fact.kind == kind]
+            self._random("facts", kind).shuffle(facts)
+            places += [((i + 0.5) / len(facts), fact) for i, fact in enumerate(facts)]
+        return [fact for _, fact in sorted(places, key=lambda place: place[0])][: self.num_facts]
+
+    @cached_property
+    def _answers(self) -> Sequence[_Answer]:
+        """Every distinct answer: `Six.` answers many questions and is said once."""
+        found: dict[tuple[str, str], _Answer] = {}
+        for fact in self._facts:
+            for code in self._codes:
+                for wording, text in enumerate(self.answers(fact, code)):
+                    found.setdefault((code, text), _Answer(fact, wording, code, text))
+        return list(found.values())
+
+    @cached_property
+    def _answer_numbers(self) -> Mapping[tuple[str, str], int]:
+        return {(answer.language, answer.text): number for number, answer in enumerate(self._answers)}
+
+    @cached_property
+    def _fact_places(self) -> Mapping[Fact, int]:
+        return {fact: place for place, fact in enumerate(all_facts())}
+
+    @cache  # noqa: B019 - a plan lives as long as its process
+    def _question_splits(self, fact: Fact) -> Mapping[tuple[int, str], str]:
+        forms = [(wording, code) for code in self._codes for wording in range(NUM_QUESTION_WORDINGS)]
+        self._random("held out", *fact.slots, fact.kind).shuffle(forms)
+        place = self._fact_places[fact]
+        num_test = _quota(place, len(forms) * _TEST_OF_24 / 24)
+        num_dev = _quota(place, len(forms) * _DEV_OF_24 / 24)
+        if fact == self._facts[0]:
+            # So that the smallest corpus has questions in every split.
+            num_test, num_dev = max(num_test, 1), max(num_dev, 1)
+        splits = ["test"] * num_test + ["dev"] * num_dev
+        return dict(zip(forms, splits + ["train"] * (len(forms) - len(splits)), strict=True))
+
+    @cache  # noqa: B019
+    def _forms(self, fact: Fact) -> Sequence[tuple[int, str]]:
+        """The wordings and languages of a fact in the order in which it is asked, one of the train split first."""
+        splits = self._question_splits(fact)
+        first = next(form for form, split in splits.items() if split == "train")
+        rest = [form for form in splits if form != first]
+        if fact != self._facts[0]:
+            self._random("order", *fact.slots, fact.kind).shuffle(rest)
+        return [first, *rest]
+
+    @cached_property
+    def _meanings(self) -> npt.NDArray[np.int32]:
+        """Rows of (kind, index), all different, in the order of the statements: kinds in equal parts while they last."""
+        sizes = [num_meanings(kind) for kind in STATEMENTS]
+        counts = _fill(sizes, min(self.num_statements, sum(sizes)))
+        rows = []
+        for kind, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+            chosen = np.random.default_rng([self.section.seed, kind]).permutation(size)[:count]
+            rows.append(np.stack([np.full(count, kind), chosen], axis=1))
+        shuffled = np.random.default_rng([self.section.seed, len(sizes)]).permutation(np.concatenate(rows))
+        return shuffled.astype(np.int32)
+
+    def _speaker(self, name: str, split: str) -> Speaker:
+        return self._random("speaker", name).choice(pools()[split])
+
+    def _random(self, *key: object) -> random.Random:
+        return random.Random("/".join(map(str, (self.section.seed, *key))))
+
+
+@cache
+def plan_of(section: CorpusSection) -> Plan:
+    """The plan of some settings, worked out once a process."""
+    return Plan(section)
+
+
+def _id(language: str, letter: str, number: int) -> str:
+    return f"{language}-{letter}-{number:06d}"
+
+
+def _split_of(row: int) -> str:
+    if row < _TEST_OF_24:
+        return "test"
+    return "dev" if row < _TEST_OF_24 + _DEV_OF_24 else "train"
+
+
+def _quota(place: int, share: float) -> int:
+    """How many whole items fall to a place when every place has a right to `share` of one."""
+    return int((place + 1) * share) - int(place * share)
+
+
+def _fill(sizes: Sequence[int], total: int) -> list[int]:
+    """Share `total` among parts as evenly as their sizes allow."""
+    counts = [0] * len(sizes)
+    for taken, part in enumerate(sorted(range(len(sizes)), key=lambda part: sizes[part])):
+        counts[part] = min(sizes[part], (total - sum(counts)) // (len(sizes) - taken))
+    counts[max(range(len(sizes)), key=lambda part: sizes[part])] += total - sum(counts)
+    return counts

@@ -1,0 +1,37 @@
+"""Who speaks the demo corpus: a pool of synthetic speakers for each split, and the one who answers.
+
+Left out of espeak-ng's 104 variants are those that whisper, croak, clip, lose the voice or the tones, swallow half of
+the sentence, or speak as robots: measured as the share of voiced frames, the peak level and the length against the
+others, in three languages. A speaker is a variant at a pitch and a rate; dev and test have combinations of their
+own, and test has whole variants that nobody else has.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from itertools import product
+
+from cslm.demo.voices import Speaker
+
+VARIANTS = (
+    *("m1", "m2", "m3", "m4", "m5", "m7", "m8", "max", "michel", "Mario", "edward", "travis", "norbert"),
+    *("f1", "f3", "f5", "Annie", "Alicia", "belinda", "linda"),
+)
+TEST_ONLY_VARIANTS = ("m6", "f4", "robert")
+PITCHES = (35, 45, 55, 65)
+RATES = (140, 155, 170, 185)
+
+# Answers have one voice, in every language and split: it is the voice that the model will speak with.
+ANSWERER = Speaker("f2", 50, 160)
+
+
+@cache
+def pools() -> Mapping[str, tuple[Speaker, ...]]:
+    """The speakers of statements and questions, by split."""
+    by_split: dict[str, list[Speaker]] = {"train": [], "dev": [], "test": []}
+    for (i, variant), (j, pitch), (k, rate) in product(enumerate(VARIANTS), enumerate(PITCHES), enumerate(RATES)):
+        # Every variant lends each held-out split two of its sixteen combinations, other ones from variant to variant.
+        place = (i + j + 2 * k) % 8
+        split = {0: "test", 4: "dev"}.get(place, "train")
+        by_split[split].append(Speaker(variant, pitch, rate))
+    by_split["test"] += [Speaker(*parts) for parts in product(TEST_ONLY_VARIANTS, PITCHES, RATES)]
+    return {split: tuple(speakers) for split, speakers in by_split.items()}
