@@ -5,6 +5,7 @@ changed line is in the next run without building anything.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ def connect(section: ClusterSection) -> None:
     """Join or start the cluster; nothing happens when this process already is on one."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {
         "runtime_env": _runtime_env(),
         "log_to_driver": True,
@@ -51,13 +51,22 @@ def connect(section: ClusterSection) -> None:
     else:
         # With fewer logical CPUs than stages, reading, computing and writing could not run side by side.
         num_cpus = section.num_cpus or max(os.cpu_count() or 1, 4)
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        ray.init(address="local", num_cpus=num_cpus, **options)
+    _quiet_ray_data()
 
 
 def has_gpus() -> bool:
     """Whether any node of the cluster has a GPU now."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources.get("GPU", 0) > 0
+
+
+def _quiet_ray_data() -> None:
+    """Leave progress to the jobs, which know what a unit of their work is."""
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def _runtime_env() -> dict[str, Any]:

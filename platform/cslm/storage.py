@@ -4,11 +4,15 @@ The only module that opens files. Local writes go to a temporary name beside the
 stores publish an object only when its upload is complete, so there a plain write already is atomic.
 """
 
+import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +211,55 @@ def remove(uri: str) -> None:
         system.delete_dir(path)
     elif kind != pafs.FileType.NotFound:
         system.delete_file(path)
+
+
+def listing_digest(uri: str, suffix: str = "") -> str:
+    """16 hex digits over the names, sizes and times of change of a file or of all files below a folder."""
+    system, _ = filesystem(uri)
+    files = list_files(uri, suffix) if is_folder(uri) else [uri]
+    infos = system.get_file_info([filesystem(file)[1] for file in files])
+    facts = [[file.removeprefix(uri), info.size, info.mtime_ns] for file, info in zip(files, infos, strict=True)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[str]:
+    """A local path with the content of a folder: the folder itself, or for a URI a copy that lives as long."""
+    if not is_uri(uri):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for file in list_files(uri):
+            target = Path(copy) / file.removeprefix(uri).strip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read_bytes(file))
+        yield copy
+
+
+@contextmanager
+def published_folder(uri: str) -> Iterator[str]:
+    """A local folder to fill; when the block ends well its content replaces the folder at `uri`.
+
+    Locally that is one rename. In an object store files appear one by one, so a reader must look for the file that
+    the caller writes last.
+    """
+    if is_uri(uri):
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+            for file in sorted(Path(folder).rglob("*"), key=lambda path: path.stat().st_mtime_ns):
+                if file.is_file():
+                    write_bytes(join(uri, str(file.relative_to(folder))), file.read_bytes())
+        return
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    temporary.mkdir()
+    try:
+        yield str(temporary)
+        remove(uri)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(uri: str) -> None:

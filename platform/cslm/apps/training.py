@@ -1,0 +1,193 @@
+"""What pre-training and fine-tuning share: tables -> start model -> packed rows -> trained model, as one job body."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.table import Table
+
+from cslm import cluster, storage
+from cslm.apps.job import Job, JobConfig
+from cslm.config import fingerprint, group
+from cslm.data import pack
+from cslm.errors import ConfigError
+from cslm.lm import model as lm_model
+from cslm.lm.model import ModelSection
+from cslm.train.loop import TrainSection
+from cslm.train.zero import DeepSpeedSection
+
+
+class TrainingConfig(JobConfig):
+    """The sections of every job that trains the language model."""
+
+    data: pack.DataSection = group(pack.DataSection, "the tables that training reads and how they become rows")
+    model: ModelSection = group(ModelSection, "the model that training starts from")
+    train: TrainSection = group(TrainSection, "steps, batches, learning rate and workers")
+    deepspeed: DeepSpeedSection = group(DeepSpeedSection, "sharding and precision")
+
+
+def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None:
+    """Bring the output folder to a trained model; what an interrupted run finished is kept."""
+    _check(config)
+    units = _units_facts(config.data)
+    key = _key(config, units, tasks)
+    if job.finished(key):
+        return
+    cluster.connect(config.cluster)
+    use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
+    start = storage.join(job.output, "start")
+    job.say(f"{job.name}: preparing the model ({config.model.path or 'a new ' + config.model.shape})")
+    layout = lm_model.prepare(
+        start,
+        config.model,
+        texts=lambda: corpus_texts(config.data),
+        num_units=units["num_units"],
+        unit_tokenizer=units["tokenizer"],
+        frame_rate_hz=units["frame_rate_hz"],
+        seed=config.train.seed,
+    )
+    packed = storage.join(job.output, "packed")
+    stats = pack.build(config.data, tasks, start, packed, seed=config.train.seed)
+    num_steps = config.train.max_steps or math.ceil(
+        stats["num_rows"] * config.train.epochs / config.train.rows_per_step
+    )
+    _show_data(job, stats, num_steps, config.train.rows_per_step)
+    job.run.log_input_table(
+        packed, "packed", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
+    )
+    # What a checkpoint must share with this run to be continued.
+    identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config)}
+    from cslm.train import worker
+
+    result = worker.run(
+        {
+            "train": config.train.model_dump(),
+            "deepspeed": config.deepspeed.model_dump(),
+            "start_model": start,
+            "packed": packed,
+            "row_length": config.data.row_length,
+            "output": job.output,
+            "num_steps": num_steps,
+            "identity": identity,
+            "tracking": job.run.handle,
+        },
+        use_gpu=use_gpu,
+    )
+    _show_result(job, result)
+    job.run.log_metrics({f"final/loss/{name}": value for name, value in result["loss_last"].items()})
+    summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
+    job.complete(key, summary)
+
+
+def corpus_texts(section: pack.DataSection) -> list[str]:
+    """The distinct texts of the training tables, sorted, for training a text tokenizer."""
+    texts = set(_column(pack.units_folder(section.units), "text", section.split))
+    if section.parallel_text:
+        for column in ("source", "target"):
+            texts |= set(_column(storage.absolute(section.parallel_text), column, section.split))
+    if section.dialogues:
+        for turns in _column(storage.absolute(section.dialogues), "turns", section.split):
+            texts |= {turn["text"] for turn in turns}
+    return sorted(text for text in texts if text)
+
+
+def _column(uri: str, column: str, split: str) -> list[Any]:
+    rows = storage.read_table(uri, [column], (pc.field("split") == split) | pc.field("split").is_null())
+    return list(rows.column(column).to_pylist())
+
+
+def _check(config: TrainingConfig) -> None:
+    faults = []
+    train, data = config.train, config.data
+    rows, rest = divmod(train.rows_per_step, train.num_workers)
+    if rest:
+        faults.append(
+            f"train.rows_per_step: must be a multiple of train.num_workers ({train.num_workers}), "
+            f"found {train.rows_per_step}"
+        )
+    elif rows % min(train.micro_batch_rows, rows):
+        faults.append(
+            f"train.micro_batch_rows: must divide the {rows} rows that a worker has in a step, "
+            f"found {train.micro_batch_rows}"
+        )
+    if not storage.exists(pack.units_folder(data.units)):
+        faults.append(f"data.units: must be a units table, found nothing at {storage.absolute(data.units)}")
+    for name in ("parallel_text", "dialogues"):
+        path = getattr(data, name)
+        if path and not storage.exists(storage.absolute(path)):
+            faults.append(f"data.{name}: must be a table, found nothing at {storage.absolute(path)}")
+    if config.model.path and not storage.exists(storage.join(storage.absolute(config.model.path), "config.json")):
+        faults.append(
+            f"model.path: must be a Hugging Face model folder, found none at {storage.absolute(config.model.path)}"
+        )
+    if faults:
+        raise ConfigError(faults)
+
+
+def _units_facts(section: pack.DataSection) -> dict[str, Any]:
+    """The one tokenizer that made a units table, its frame rate and codebook size."""
+    folder = pack.units_folder(section.units)
+    table = storage.read_table(folder, ["tokenizer", "frame_rate_hz"])
+    fingerprints = pc.unique(table.column("tokenizer")).to_pylist()
+    if len(fingerprints) != 1:
+        raise ConfigError(f"data.units: must be made by one tokenizer, found {len(fingerprints)}: {fingerprints}")
+    description = storage.join(storage.parent(folder), "tokenizer", "tokenizer.json")
+    if not storage.exists(description):
+        raise ConfigError(f"data.units: the tokenizer's description must lie beside the table, found no {description}")
+    return {
+        "tokenizer": fingerprints[0],
+        "frame_rate_hz": float(table.column("frame_rate_hz")[0].as_py()),
+        "num_units": int(storage.read_json(description)["codebook_size"]),
+    }
+
+
+def _identity(config: TrainingConfig) -> str:
+    """Fingerprint of the settings that change what is learned step by step."""
+    steps = {"max_steps", "epochs"}
+    harmless = {
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "max_failures",
+        "device",
+        "num_workers",
+    }
+    return fingerprint([config.train.model_dump(exclude=harmless | steps), config.deepspeed.model_dump()])
+
+
+def _key(config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str]) -> list[Any]:
+    """What makes a finished result the result of this command."""
+    inputs = [storage.listing_digest(pack.units_folder(config.data.units), ".parquet")]
+    for path in (config.data.parallel_text, config.data.dialogues):
+        inputs.append(storage.listing_digest(storage.absolute(path), ".parquet") if path else "")
+    if config.model.path:
+        inputs.append(storage.listing_digest(storage.absolute(config.model.path)))
+    plain = config.model_dump(include={"data", "model", "train", "deepspeed"})
+    return [plain, units, inputs, list(tasks)]
+
+
+def _show_data(job: Job, stats: dict[str, Any], num_steps: int, rows_per_step: int) -> None:
+    table = Table(title="one epoch of training data", title_justify="left")
+    for column in ("task", "examples", "tokens", "targets", "share"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, count in stats["tasks"].items():
+        share = count["tokens"] / stats["num_tokens"]
+        table.add_row(task, *(f"{count[k]:,}" for k in ("examples", "tokens", "targets")), f"{share:.1%}")
+    job.console.print(table)
+    epochs = num_steps * rows_per_step / stats["num_rows"]
+    job.say(
+        f"{stats['num_rows']:,} rows of {stats['row_length']} tokens, {stats['efficiency']:.1%} filled, "
+        f"{stats['too_long']} examples too long and set aside; {num_steps:,} steps are {epochs:.2f} epochs"
+    )
+
+
+def _show_result(job: Job, result: dict[str, Any]) -> None:
+    table = Table(title="loss, mean per target token", title_justify="left")
+    for column in ("task", "first", "last"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, last in result["loss_last"].items():
+        table.add_row(task, f"{result['loss_first'].get(task, float('nan')):.3f}", f"{last:.3f}")
+    job.console.print(table)
+    job.say(f"{result['tokens']:,} tokens at {result['throughput']['tokens_per_s']:,.0f} tokens/s")

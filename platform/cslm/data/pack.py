@@ -1,0 +1,258 @@
+"""Builds the packed table: tables in, training rows out, by Ray Data, once for each (data, settings).
+
+Examples are dealt to buckets by a hash of their ids, and each bucket is packed on its own. The result is the same
+for any number of workers, and no process ever holds more than one bucket.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from cslm import contracts, storage
+from cslm.config import REQUIRED, Section, fingerprint, group, setting
+from cslm.errors import ConfigError
+from cslm.lm import packing, text_tokenizer, vocabulary
+from cslm.lm.examples import Example, ExampleBuilder
+
+STATS = "stats.json"
+_EXAMPLES_PER_BUCKET = 4096
+
+
+class TaskWeights(Section):
+    """How often each example of a task is seen in one epoch; 0.5 takes a fixed half, 2 takes each twice."""
+
+    asr: float = setting(1.0, "speech -> its transcript", ge=0)
+    tts: float = setting(1.0, "transcript -> speech", ge=0)
+    mt: float = setting(1.0, "text -> its translation", ge=0)
+    text: float = setting(1.0, "text question -> text answer", ge=0)
+    answer: float = setting(1.0, "spoken question -> text question, text answer, spoken answer", ge=0)
+
+
+class DataSection(Section):
+    """The tables that training reads and how they become rows."""
+
+    units: str = setting(
+        REQUIRED, "units table made by jobs/tokenize.py: its folder `units`, or the job's output folder"
+    )
+    parallel_text: str | None = setting(None, "parallel_text table")
+    dialogues: str | None = setting(None, "dialogues table")
+    row_length: int = setting(1024, "length of a packed training row", unit="tokens", ge=16)
+    weights: TaskWeights = group(TaskWeights, "how often each task's examples are seen in one epoch")
+    split: str = setting("train", "split that is trained on")
+
+
+def units_folder(path: str) -> str:
+    """The units table itself, given either its folder or the output folder of the tokenize job."""
+    absolute = storage.absolute(path)
+    inner = storage.join(absolute, "units")
+    return inner if storage.is_folder(inner) else absolute
+
+
+def build(section: DataSection, tasks: Sequence[str], model_folder: str, output: str, *, seed: int) -> dict[str, Any]:
+    """Write packed rows to `output` and return their statistics; a table that is there already is kept.
+
+    `tasks` are the fields of `TaskWeights` to build. Raises ConfigError when the tables hold no example at all.
+    """
+    weights = {task: weight for task, weight in section.weights.model_dump().items() if task in tasks and weight > 0}
+    jobs, num_rows = _inputs(section, weights)
+    layout = vocabulary.load(model_folder)
+    key = fingerprint([[job["key"] for job in jobs], weights, section.row_length, section.split, layout.hash, seed])
+    done = storage.join(output, STATS)
+    if storage.exists(done) and storage.read_json(done)["fingerprint"] == key:
+        return dict(storage.read_json(done))
+    storage.remove(output)
+    num_buckets = max(1, round(num_rows * sum(weights.values()) / max(len(weights), 1) / _EXAMPLES_PER_BUCKET))
+    examples = _ExampleStep(model_folder, weights, section, num_buckets, seed)
+    step = _PackStep(output, section.row_length)
+
+    def pack_bucket(bucket: pa.Table) -> pa.Table:
+        return step(bucket)
+
+    packed = (
+        ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
+        .map_batches(examples, batch_size=None, batch_format="pyarrow")
+        .groupby("bucket")
+        .map_groups(pack_bucket, batch_format="pyarrow")
+    )
+    stats = _summarize(packed.take_all(), section.row_length)
+    if not stats["num_rows"]:
+        raise ConfigError(f"data: the tables must hold examples of {', '.join(weights) or 'any task'}, found none")
+    stats["fingerprint"] = key
+    storage.write_json(done, stats)
+    return stats
+
+
+def _inputs(section: DataSection, weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], int]:
+    """One piece of work for each file, and the number of rows in all of them."""
+    wanted: list[tuple[str, str]] = []
+    if "asr" in weights or "tts" in weights:
+        wanted.append(("units", units_folder(section.units)))
+    if section.parallel_text and "mt" in weights:
+        wanted.append(("parallel_text", storage.absolute(section.parallel_text)))
+    if section.dialogues and ("text" in weights or "answer" in weights):
+        wanted.append(("dialogues", storage.absolute(section.dialogues)))
+    jobs, num_rows = [], 0
+    for table, uri in wanted:
+        if not storage.exists(uri):
+            raise ConfigError(f"data.{table}: must be a table, found nothing at {uri}")
+        for file in storage.list_files(uri, ".parquet") if storage.is_folder(uri) else [uri]:
+            num_rows += storage.dataset(file).count_rows()
+            digest = storage.listing_digest(file)
+            jobs.append({"table": table, "uri": uri, "file": file, "key": [table, file.removeprefix(uri), digest]})
+    return jobs, num_rows
+
+
+class _ExampleStep:
+    """Files of one table -> examples, each with its bucket."""
+
+    def __init__(
+        self, model_folder: str, weights: Mapping[str, float], section: DataSection, num_buckets: int, seed: int
+    ) -> None:
+        self._model_folder, self._weights, self._section = model_folder, weights, section
+        self._num_buckets, self._seed = num_buckets, seed
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        with storage.local_folder(self._model_folder) as folder:
+            builder = ExampleBuilder(text_tokenizer.load(folder), vocabulary.load(folder))
+            layout = vocabulary.load(folder)
+        rows: dict[str, list[Any]] = {name: [] for name in ("bucket", "task", "source", "input_ids", "loss_mask")}
+        for job in batch.column("job").to_pylist():
+            for example, copy in self._weighted(self._examples(job, builder, layout)):
+                place = zlib.crc32(f"{self._seed}/{copy}/{example.task}/{example.source}".encode())
+                rows["bucket"].append(place % self._num_buckets)
+                rows["task"].append(example.task)
+                rows["source"].append(example.source)
+                rows["input_ids"].append(np.asarray(example.input_ids, np.int32))
+                rows["loss_mask"].append(np.asarray(example.loss_mask, np.uint8))
+        return pa.table(rows, schema=_EXAMPLE_SCHEMA)
+
+    def _examples(
+        self, job: Mapping[str, Any], builder: ExampleBuilder, layout: vocabulary.Vocabulary
+    ) -> Iterator[Example]:
+        table = _read_split(job["table"], job["uri"], job["file"], self._section.split)
+        if job["table"] == "units":
+            layout.require_units_of(pc.unique(table.column("tokenizer")).to_pylist(), job["file"])
+            for row in table.select(["id", "language", "text", "units"]).to_pylist():
+                if row["text"]:
+                    yield from (builder.recognition(row),) if "asr" in self._weights else ()
+                    yield from (builder.synthesis(row),) if "tts" in self._weights else ()
+        elif job["table"] == "parallel_text":
+            yield from map(builder.translation, table.to_pylist())
+        else:
+            yield from self._dialogues(table.to_pylist(), builder)
+
+    def _dialogues(self, dialogues: Sequence[Mapping[str, Any]], builder: ExampleBuilder) -> Iterator[Example]:
+        spoken = {turn["audio"] for row in dialogues for turn in row["turns"] if turn["audio"] is not None}
+        units = units_of(self._section.units, sorted(spoken)) if spoken and "answer" in self._weights else {}
+        for row in dialogues:
+            needed = {turn["audio"] for turn in row["turns"] if turn["audio"] is not None}
+            if not needed and "text" in self._weights:
+                yield builder.text_dialogue(row)
+            elif needed and needed <= units.keys():
+                yield builder.spoken_dialogue(row, units)
+
+    def _weighted(self, examples: Iterator[Example]) -> Iterator[tuple[Example, int]]:
+        for example in examples:
+            weight = self._weights[example.task.partition("/")[0]]
+            whole = int(weight)
+            # The fraction is decided by the example's own name, so it is the same half in every run.
+            chance = zlib.crc32(f"keep/{self._seed}/{example.task}/{example.source}".encode()) / 2**32
+            for copy in range(whole + int(chance < weight - whole)):
+                yield example, copy
+
+
+class _PackStep:
+    """The examples of one bucket -> one file of packed rows and a row of statistics."""
+
+    def __init__(self, output: str, row_length: int) -> None:
+        self._output, self._row_length = output, row_length
+
+    def __call__(self, bucket: pa.Table) -> pa.Table:
+        number = bucket.column("bucket")[0].as_py()
+        bucket = bucket.sort_by([("task", "ascending"), ("source", "ascending")])
+        lengths = pc.list_value_length(bucket.column("input_ids")).to_numpy()
+        fits = np.flatnonzero(lengths <= self._row_length)
+        tasks, sources = bucket.column("task").to_pylist(), bucket.column("source").to_pylist()
+        ids, masks = bucket.column("input_ids").to_pylist(), bucket.column("loss_mask").to_pylist()
+        targets, examples, tokens = Counter[str](), Counter[str](), Counter[str]()
+        rows = []
+        for members in packing.best_fit(lengths[fits].tolist(), self._row_length):
+            items = [int(fits[member]) for member in members]
+            for item in items:
+                examples[tasks[item]] += 1
+                tokens[tasks[item]] += int(lengths[item])
+                targets[tasks[item]] += sum(masks[item])
+            rows.append(
+                {
+                    "input_ids": [token for item in items for token in ids[item]],
+                    "loss_mask": [bit for item in items for bit in masks[item]],
+                    "segment_lengths": [int(lengths[item]) for item in items],
+                    "segment_tasks": [tasks[item] for item in items],
+                    "segment_sources": [sources[item] for item in items],
+                }
+            )
+        if rows:
+            table = contracts.load("packed").table(rows)
+            storage.write_table(table, storage.join(self._output, f"bucket-{number:05d}.parquet"))
+        counts = [
+            {"task": task, "examples": examples[task], "tokens": tokens[task], "targets": targets[task]}
+            for task in sorted(examples)
+        ]
+        too_long = int(bucket.num_rows - len(fits))
+        return pa.Table.from_pylist([{"rows": len(rows), "too_long": too_long, "counts": counts}], schema=_STATS_SCHEMA)
+
+
+def units_of(units: str, ids: Sequence[str]) -> dict[str, list[int]]:
+    """The merged units of the named utterances."""
+    table = storage.read_table(units_folder(units), ["id", "units"], pc.field("id").isin(list(ids)))
+    return dict(zip(table.column("id").to_pylist(), table.column("units").to_pylist(), strict=True))
+
+
+def _read_split(name: str, uri: str, file: str, split: str) -> pa.Table:
+    """The rows of one file of a table that belong to `split`, with the columns that its hive folders name."""
+    contract = contracts.load(name)
+    table = storage.read_table(file)
+    for part in file.removeprefix(uri).split("/"):
+        column, found, value = part.partition("=")
+        if found and column in contract.partition_columns and column not in table.column_names:
+            table = table.append_column(column, pa.array([value] * table.num_rows, pa.string()))
+    table = contract.check(table, file)
+    return table.filter(pc.equal(pc.fill_null(table.column("split"), "train"), split))
+
+
+def _summarize(rows: Sequence[Mapping[str, Any]], row_length: int) -> dict[str, Any]:
+    tasks: dict[str, dict[str, int]] = {}
+    for row in rows:
+        for count in row["counts"]:
+            total = tasks.setdefault(count["task"], {"examples": 0, "tokens": 0, "targets": 0})
+            for key in total:
+                total[key] += count[key]
+    num_rows = sum(row["rows"] for row in rows)
+    num_tokens = sum(task["tokens"] for task in tasks.values())
+    return {
+        "num_rows": num_rows,
+        "row_length": row_length,
+        "num_tokens": num_tokens,
+        "efficiency": num_tokens / (num_rows * row_length) if num_rows else 1.0,
+        "too_long": sum(row["too_long"] for row in rows),
+        "tasks": dict(sorted(tasks.items())),
+    }
+
+
+_EXAMPLE_SCHEMA = pa.schema(
+    {
+        "bucket": pa.int64(),
+        "task": pa.string(),
+        "source": pa.string(),
+        "input_ids": pa.list_(pa.int32()),
+        "loss_mask": pa.list_(pa.uint8()),
+    }
+)
+_COUNT = pa.struct({"task": pa.string(), "examples": pa.int64(), "tokens": pa.int64(), "targets": pa.int64()})
+_STATS_SCHEMA = pa.schema({"rows": pa.int64(), "too_long": pa.int64(), "counts": pa.list_(_COUNT)})

@@ -1,0 +1,125 @@
+"""The language model as a Hugging Face folder: made from a named shape or a user's folder, units and specials merged.
+
+The folder is finished and saved before training shards it: embeddings are never resized under ZeRO-3, and every rank
+and every later job opens the same files.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cslm import storage
+from cslm.config import Section, setting
+from cslm.errors import ConfigError
+from cslm.lm import text_tokenizer, vocabulary
+from cslm.lm.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# Llama shapes for models from scratch. `tiny` learns a small corpus in CPU-minutes, `small` in CPU-hours.
+SHAPES: dict[str, dict[str, int]] = {
+    "micro": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "tiny": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
+    "base": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+
+
+class ModelSection(Section):
+    """The model that training starts from."""
+
+    path: str | None = setting(None, "local Hugging Face causal-LM folder to start from; from scratch when not given")
+    shape: str = setting("tiny", f"Llama shape of a model from scratch: {', '.join(SHAPES)}")
+    text_vocab_size: int = setting(
+        2000, "size of the text tokenizer trained on the corpus for a model from scratch", unit="tokens", ge=300
+    )
+    max_length: int = setting(2048, "longest sequence of a model from scratch", unit="tokens", ge=16)
+
+
+def prepare(
+    folder: str,
+    section: ModelSection,
+    *,
+    texts: Callable[[], Iterable[str]],
+    num_units: int,
+    unit_tokenizer: str,
+    frame_rate_hz: float,
+    seed: int,
+) -> Vocabulary:
+    """Make the folder that training starts from, unless it is there already, and return its vocabulary.
+
+    `texts` gives the corpus text for a new text tokenizer and is called only then. Raises CheckpointError when a
+    given model's units are another tokenizer's, ConfigError for an unknown shape.
+    """
+    if vocabulary.has_vocabulary(folder):
+        layout = vocabulary.load(folder)
+        layout.require_units_of([unit_tokenizer], folder)
+        return layout
+    if section.path is None:
+        if section.shape not in SHAPES:
+            raise ConfigError(f"model.shape: must be one of {', '.join(SHAPES)}, found {section.shape}")
+        tokenizer = text_tokenizer.train(texts(), vocab_size=section.text_vocab_size)
+        layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
+        torch.manual_seed(seed)
+        model = _from_shape(section, tokenizer, layout)
+        save(folder, model, tokenizer, layout)
+        return layout
+    with storage.local_folder(storage.absolute(section.path)) as source:
+        tokenizer = text_tokenizer.load(source)
+        if vocabulary.has_vocabulary(source):
+            layout = vocabulary.load(source)
+            layout.require_units_of([unit_tokenizer], section.path)
+        else:
+            layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
+        torch.manual_seed(seed)
+        model = load(source)
+        if model.get_input_embeddings().weight.shape[0] < layout.num_rows:
+            model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
+        save(folder, model, tokenizer, layout)
+    return layout
+
+
+def load(folder: str, dtype: torch.dtype | str = "auto") -> "PreTrainedModel":
+    """Open a local causal-LM folder; nothing is ever fetched."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+    )
+    return model
+
+
+def save(
+    folder: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    layout: Vocabulary,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write model, tokenizer and vocabulary as one folder, whole or absent; `state` replaces the model's weights."""
+    with storage.published_folder(folder) as target:
+        model.save_pretrained(target, state_dict=state)
+        tokenizer.save_pretrained(target)
+        layout.save(target)
+
+
+def _extend(tokenizer: Any, num_units: int, unit_tokenizer: str, frame_rate_hz: float) -> Vocabulary:
+    return vocabulary.extend(tokenizer, num_units=num_units, unit_tokenizer=unit_tokenizer, frame_rate_hz=frame_rate_hz)
+
+
+def _from_shape(section: ModelSection, tokenizer: Any, layout: Vocabulary) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=layout.num_rows,
+        tie_word_embeddings=True,
+        max_position_embeddings=section.max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SHAPES[section.shape],
+    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    return model

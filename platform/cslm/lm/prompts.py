@@ -1,0 +1,104 @@
+"""What the user's turn says for each task: templates in data files, one a language, and the frame of a chat.
+
+Prompts are written in the language of the answer, so each language's file speaks only of itself and a new language
+is a new file. Which paraphrase an example gets follows from its id: the same in every run.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cslm import storage
+from cslm.errors import CheckpointError, ConfigError
+from cslm.lm import text_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Task = Literal["asr", "tts", "mt", "answer"]
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+# Stands for the speech or the text that the task is about.
+SLOT = "{input}"
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The prompts of one language: for each task the paraphrases, each with one `{input}`."""
+
+    language: str
+    prompts: dict[str, tuple[str, ...]]
+
+    def choose(self, task: Task, example_id: str) -> tuple[str, str]:
+        """The text before and after the input in the paraphrase that `example_id` gets."""
+        choices = self.prompts[task]
+        before, _, after = choices[zlib.crc32(example_id.encode()) % len(choices)].partition(SLOT)
+        return before, after
+
+
+@cache
+def templates(language: str) -> Templates:
+    """The templates of a language, by its BCP-47 tag or its primary subtag. Raises ConfigError when there are none."""
+    for tag in (language, language.partition("-")[0]):
+        path = TEMPLATE_FOLDER / f"{tag}.yaml"
+        if path.is_file():
+            document = storage.read_yaml(str(path))
+            prompts = {task: tuple(choices) for task, choices in document["prompts"].items()}
+            bad = [text for choices in prompts.values() for text in choices if text.count(SLOT) != 1]
+            if bad:
+                raise ConfigError([f"{path.name}: a prompt must hold {SLOT} once, found {text!r}" for text in bad])
+            return Templates(language, prompts)
+    known = sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.yaml"))
+    raise ConfigError(f"no prompts for the language {language}; there are {known}: add {language}.yaml beside them")
+
+
+@dataclass(frozen=True)
+class TurnFrame:
+    """What stands around the content of one turn: the ids of its header and of the mark that ends it."""
+
+    header: list[int]
+    end: list[int]
+
+
+class ChatFrame:
+    """The token ids that a tokenizer's chat template puts around the contents of turns.
+
+    The template is rendered once with marks in place of the contents and cut at the marks, so contents may be any
+    token ids and user text can never break out of its turn.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._tokenizer = tokenizer
+        self._cache: dict[tuple[str, ...], list[TurnFrame]] = {}
+
+    def turns(self, roles: Sequence[str]) -> list[TurnFrame]:
+        """The frame of each turn; a turn's end is the one token that follows its content.
+
+        Raises CheckpointError when the template does not keep contents as they are, or writes more than one
+        begin-of-text token.
+        """
+        key = tuple(roles)
+        if key not in self._cache:
+            self._cache[key] = self._render(key)
+        return self._cache[key]
+
+    def _render(self, roles: tuple[str, ...]) -> list[TurnFrame]:
+        marks = [f"\x02content {turn}\x03" for turn in range(len(roles))]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        rest: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        between = []
+        for mark in marks:
+            before, found, rest = rest.partition(mark)
+            if not found:
+                raise CheckpointError("the chat template must keep the content of every turn as it is; it does not")
+            between.append(text_tokenizer.encode_markup(self._tokenizer, before))
+        between.append(text_tokenizer.encode_markup(self._tokenizer, rest))
+        begin = self._tokenizer.bos_token_id
+        if begin is not None and begin not in between[0]:
+            between[0] = [begin, *between[0]]
+        if begin is not None and sum(piece.count(begin) for piece in between) != 1:
+            raise CheckpointError("the chat template must write the begin-of-text token exactly once")
+        headers = [between[0], *(piece[1:] for piece in between[1:-1])]
+        return [TurnFrame(header, after[:1]) for header, after in zip(headers, between[1:], strict=True)]

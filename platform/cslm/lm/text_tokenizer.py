@@ -1,0 +1,84 @@
+"""Text tokenizers: one trained on the corpus' own text when the user brings none, and plain-text encoding.
+
+The trained one is byte-level BPE, so that no script is unknown to it. Han characters stand alone before merging:
+Chinese is written without spaces, and merges across characters would make tokens of whole phrases.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cslm import storage
+from cslm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BEGIN, END, HEADER_START, HEADER_END, TURN_END, PAD = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|pad|>",
+)
+# Turns are framed as Llama 3 frames them (Llama 3 model card, "prompt format").
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    f"{HEADER_START}{{{{ message['role'] }}}}{HEADER_END}\n\n{{{{ message['content'] }}}}{TURN_END}"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{HEADER_START}assistant{HEADER_END}\n\n{{% endif %}}"
+)
+
+
+def train(texts: Iterable[str], *, vocab_size: int) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer with a chat template; deterministic for the same texts in the same order."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[BEGIN, END, HEADER_START, HEADER_END, TURN_END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=BEGIN, eos_token=TURN_END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def load(folder: str) -> "PreTrainedTokenizerFast":
+    """Open the tokenizer of a local model folder. Raises CheckpointError when it has none or no chat template."""
+    from transformers import AutoTokenizer
+
+    if not storage.exists(storage.join(folder, "tokenizer_config.json")):
+        raise CheckpointError(f"{folder} must hold a Hugging Face tokenizer (tokenizer_config.json), found none")
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHAT_TEMPLATE if HEADER_START in tokenizer.get_vocab() else None
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"{folder}: the tokenizer must have a chat template; take an instruction-tuned model")
+    return tokenizer
+
+
+def encode(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
+    """Token ids of user text. Names of special tokens in it are read as plain letters, never as specials."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def encode_markup(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
+    """Token ids of the platform's own markup, in which the names of special tokens count."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -1,0 +1,81 @@
+"""DeepSpeed behind five calls: accumulate, step, save, restore, gather. The only module that imports deepspeed."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cslm import storage
+from cslm.data.feed import Batch
+from cslm.errors import CheckpointError
+from cslm.lm import model as lm_model
+from cslm.train.objective import PackedObjective
+
+_TAG = "state"
+
+
+class ZeroEngine:
+    """A causal LM under DeepSpeed ZeRO on this rank of an initialised process group."""
+
+    def __init__(
+        self, model_folder: str, config: dict[str, Any], num_groups: int, device: torch.device, *, precision: str
+    ) -> None:
+        if device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+        from transformers.integrations import HfDeepSpeedConfig
+
+        self.device = device
+        self._accumulation = int(config["gradient_accumulation_steps"])
+        self._world_size = dist.get_world_size()
+        deepspeed.init_distributed(dist_backend=dist.get_backend())
+        # Kept referenced: while it lives, transformers shards weights as it loads them instead of loading them whole.
+        self._sharded_loading = HfDeepSpeedConfig(config)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with storage.local_folder(model_folder) as folder:
+            self.lm = lm_model.load(folder, dtype)
+        objective = PackedObjective(self.lm, num_groups)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=objective, model_parameters=list(objective.parameters()), config=config
+        )
+
+    def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
+        """Forward and backward of one micro batch; the gradient is that of the sum of losses over `num_targets`.
+
+        `num_targets` counts the whole step, all ranks and micro batches. Returns [2, num_groups] sums and counts.
+        """
+        loss, per_group = self._engine(batch.to(self.device))
+        # DeepSpeed divides by the accumulation and averages over the ranks; both are undone here.
+        self._engine.backward(loss * (self._world_size * self._accumulation / num_targets))
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+        return torch.as_tensor(per_group)
+
+    def step(self, learning_rate: float) -> float:
+        """Apply the accumulated gradient and return its norm before clipping."""
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def save(self, folder: str, state: dict[str, Any]) -> None:
+        """Write this rank's shard of the training state into a local folder."""
+        self._engine.save_checkpoint(folder, tag=_TAG, client_state=state)
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """Read the state back and return what `save` was given. Raises CheckpointError when it does not fit."""
+        path, state = self._engine.load_checkpoint(folder, tag=_TAG)
+        if path is None:
+            raise CheckpointError(f"{folder} must hold a checkpoint of {self._world_size} ranks, found none that loads")
+        return dict(state)
+
+    def gather(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's weights by their Hugging Face names, on rank 0; None elsewhere. All ranks must call."""
+        if self._engine.zero_optimization_stage() == 3:
+            state = self._engine._zero3_consolidated_16bit_state_dict()
+        else:
+            state = self._engine.module.state_dict()
+        if dist.get_rank() != 0 or state is None:
+            return None
+        return {name.removeprefix("lm."): tensor.detach().cpu().contiguous() for name, tensor in state.items()}

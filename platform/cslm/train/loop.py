@@ -1,0 +1,148 @@
+"""The training loop, straight down: batches, gradients, step, figures, checkpoint. The engine is passed in."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+
+from cslm.config import Section, setting
+from cslm.data.feed import Batch, PackedFeed
+
+
+class TrainSection(Section):
+    """Steps, batches, learning rate and the workers that train."""
+
+    max_steps: int | None = setting(None, "optimizer steps; follows from `epochs` when not given", ge=1)
+    epochs: float = setting(1.0, "passes over the packed rows, when max_steps is not given", gt=0)
+    rows_per_step: int = setting(8, "packed rows of one optimizer step, over all workers", unit="rows", ge=1)
+    micro_batch_rows: int = setting(4, "rows that one worker computes at a time", unit="rows", ge=1)
+    learning_rate: float = setting(6e-5, "peak learning rate", gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls after warm-up")
+    warmup_fraction: float = setting(0.03, "share of the steps in which the learning rate rises", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "AdamW weight decay", ge=0)
+    adam_beta2: float = setting(0.95, "AdamW second-moment decay", gt=0, lt=1)
+    max_grad_norm: float = setting(1.0, "gradient norm above which the gradient is scaled down", gt=0)
+    seed: int = setting(0, "seed of data order and initial weights", ge=0)
+    num_workers: int = setting(2, "training workers (one GPU each, or one CPU core each)", ge=1)
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where to train; auto takes GPUs where the cluster has any"
+    )
+    log_every_steps: int = setting(10, "steps between two lines of figures", unit="steps", ge=1)
+    checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)
+    keep_checkpoints: int = setting(2, "newest checkpoints that are kept", ge=1)
+    max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine."""
+
+    device: torch.device
+
+    def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
+        """Gradient of one micro batch; returns sums and counts for each group."""
+
+    def step(self, learning_rate: float) -> float:
+        """Apply the gradient; returns its norm."""
+
+
+@dataclass
+class Progress:
+    """Where training stands; saved with every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+
+def learning_rate(section: TrainSection, step: int, num_steps: int) -> float:
+    """The learning rate of a step counted from 0: linear warm-up, then the schedule down to zero."""
+    warmup = max(1, round(section.warmup_fraction * num_steps))
+    if step < warmup:
+        return section.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, num_steps - warmup)
+    if section.schedule == "constant":
+        return section.learning_rate
+    if section.schedule == "linear":
+        return section.learning_rate * (1 - done)
+    return section.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train(
+    engine: Engine,
+    feed: PackedFeed,
+    section: TrainSection,
+    num_steps: int,
+    progress: Progress,
+    *,
+    report: Callable[[int, dict[str, float]], None],
+    checkpoint: Callable[[Progress], None],
+) -> Progress:
+    """Train from `progress.step` to `num_steps`.
+
+    `report(step, metrics)` is called on every rank after each logging interval with figures over all ranks,
+    `checkpoint(progress)` on every rank at its interval and never behind the last step.
+    """
+    window = torch.zeros(2, len(feed.groups), dtype=torch.float64, device=engine.device)
+    window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
+    while progress.step < num_steps:
+        asked_s = time.perf_counter()
+        batches = feed.batches(progress.step)
+        counts = torch.tensor([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
+        counts = counts.to(engine.device)
+        window_wait_s += time.perf_counter() - asked_s
+        dist.all_reduce(counts)
+        num_targets, num_tokens = max(int(counts[0]), 1), int(counts[1])
+        for batch in batches:
+            window += engine.accumulate(batch, num_targets)
+        rate = learning_rate(section, progress.step, num_steps)
+        norm = engine.step(rate)
+        progress.step += 1
+        progress.tokens += num_tokens
+        window_tokens += num_tokens
+        window_steps += 1
+        last = progress.step == num_steps
+        if last or progress.step == 1 or progress.step % section.log_every_steps == 0:
+            dist.all_reduce(window)
+            elapsed_s = time.perf_counter() - window_start_s
+            losses = group_losses(window, feed.groups)
+            progress.first = {**losses, **progress.first}
+            progress.last.update(losses)
+            progress.train_s += elapsed_s
+            metrics = {f"loss/{name}": value for name, value in losses.items()}
+            metrics["optimizer/learning_rate"] = rate
+            metrics["optimizer/grad_norm"] = norm
+            metrics["throughput/tokens_per_s"] = window_tokens / elapsed_s
+            metrics["time/data_wait_fraction"] = window_wait_s / elapsed_s
+            metrics["time/step_s"] = elapsed_s / window_steps
+            metrics["progress/epoch"] = progress.step * section.rows_per_step / feed.num_rows
+            report(progress.step, metrics)
+            window.zero_()
+            window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
+        if not last and progress.step % section.checkpoint_every_steps == 0:
+            checkpoint(progress)
+    return progress
+
+
+def group_losses(sums: torch.Tensor, groups: list[str]) -> dict[str, float]:
+    """[2, num_groups] sums and counts -> mean loss a target for `total` and for each group that was seen."""
+    totals, counts = sums.cpu().tolist()
+    losses = {"total": sum(totals) / max(sum(counts), 1)}
+    return losses | {name: total / count for name, total, count in zip(groups, totals, counts, strict=True) if count}
+
+
+def metrics_of(progress: Progress) -> dict[str, Any]:
+    """What a finished training tells in its summary."""
+    return {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "train_s": round(progress.train_s, 1),
+        "throughput": {"tokens_per_s": round(progress.tokens / max(progress.train_s, 1e-9), 1)},
+        "loss_first": {name: round(value, 4) for name, value in sorted(progress.first.items())},
+        "loss_last": {name: round(value, 4) for name, value in sorted(progress.last.items())},
+    }

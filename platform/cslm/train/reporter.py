@@ -1,0 +1,79 @@
+"""What rank 0 tells while it trains: a line with time left for the terminal, metrics for the tracking run.
+
+Metrics are written by a thread of their own: a slow tracking server must not hold up every GPU of the group.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+
+import torch.distributed as dist
+
+from cslm.tracking import Run
+
+_FLUSH_EVERY_S = 5.0
+Row = tuple[int, Mapping[str, float]]
+
+
+class Reporter:
+    """Call it with (step, metrics) on every rank; only rank 0 writes. `close` waits until all is written."""
+
+    def __init__(self, handle: Mapping[str, str], num_steps: int, first_step: int) -> None:
+        self._num_steps, self._first_step = num_steps, first_step
+        self._started_s = time.perf_counter()
+        self._rows: queue.Queue[Row | None] = queue.Queue()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if dist.get_rank() == 0:
+            self._thread = threading.Thread(target=self._write, args=(dict(handle),), daemon=True)
+            self._thread.start()
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the figures of a step. Raises what the tracking store raised since the last call."""
+        if self._thread is None:
+            return
+        if self._error is not None:
+            raise self._error
+        self._rows.put((step, dict(metrics)))
+        elapsed_s = time.perf_counter() - self._started_s
+        left_s = elapsed_s / max(step - self._first_step, 1) * (self._num_steps - step)
+        print(
+            f"step {step}/{self._num_steps}  loss {metrics['loss/total']:.3f}  "
+            f"{metrics['throughput/tokens_per_s']:,.0f} tokens/s  {round(left_s) // 60}:{round(left_s) % 60:02d} left",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Wait until every figure is written; raises what the tracking store raised."""
+        if self._thread is not None:
+            self._rows.put(None)
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+
+    def _write(self, handle: Mapping[str, str]) -> None:
+        try:
+            run = Run.attach(handle)
+            # A resumed run repeats the steps since its checkpoint; they are recorded once.
+            known = run.last_step("loss/total")
+            ended = False
+            while not ended:
+                rows, ended = self._collect()
+                run.log_metric_rows([row for row in rows if row[0] > known])
+        except BaseException as error:
+            self._error = error
+
+    def _collect(self) -> tuple[list[Row], bool]:
+        """The rows of the next few seconds, and whether `close` was called."""
+        rows: list[Row] = []
+        deadline_s = time.monotonic() + _FLUSH_EVERY_S
+        while (wait_s := deadline_s - time.monotonic()) > 0:
+            try:
+                row = self._rows.get(timeout=wait_s)
+            except queue.Empty:
+                break
+            if row is None:
+                return rows, True
+            rows.append(row)
+        return rows, False
