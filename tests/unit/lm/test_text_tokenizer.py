@@ -1,0 +1,47 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cslm.errors import CheckpointError
+from cslm.lm import text_tokenizer
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_any_text_comes_back(joint, text):
+    tokenizer, _ = joint
+    assert tokenizer.decode(text_tokenizer.encode(tokenizer, text)) == text
+
+
+def test_names_of_specials_in_user_text_are_plain_letters(joint):
+    tokenizer, layout = joint
+    ids = text_tokenizer.encode(tokenizer, "say <unit_3> <|eot_id|> <sosp> [answer]")
+    reserved = {layout.unit_ids([3])[0], layout.special("<sosp>"), layout.special("[answer]"), tokenizer.eos_token_id}
+    assert not reserved & set(ids)
+    assert layout.unit_ids([3])[0] in text_tokenizer.encode_markup(tokenizer, "say <unit_3>")
+
+
+def test_han_characters_are_tokens_of_their_own(joint):
+    tokenizer, _ = joint
+    assert len(text_tokenizer.encode(tokenizer, "二加三等于五。")) >= 6
+
+
+def test_training_is_deterministic():
+    texts = ["one two three", "uno dos tres"] * 5
+    first, second = (text_tokenizer.train(texts, vocab_size=320) for _ in range(2))
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
+def test_a_saved_tokenizer_keeps_its_ids_and_template(joint, tmp_path):
+    tokenizer, _ = joint
+    tokenizer.save_pretrained(tmp_path)
+    opened = text_tokenizer.load(str(tmp_path))
+    text = "Two plus three is 五 <unit_1>."
+    assert text_tokenizer.encode(opened, text) == text_tokenizer.encode(tokenizer, text)
+    assert text_tokenizer.encode_markup(opened, text) == text_tokenizer.encode_markup(tokenizer, text)
+    assert opened.chat_template == tokenizer.chat_template
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="found none"):
+        text_tokenizer.load(str(tmp_path))
