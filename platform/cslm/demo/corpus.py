@@ -50,7 +50,7 @@ def make_shard(root: str, section: CorpusSection, index: int) -> None:
     """Speak and write one shard: audio first, then its tables, then the report that says it is whole."""
     plan = plan_of(section)
     tables: dict[str, list[dict[str, Any]]] = {"utterances": [], "parallel_text": [], "dialogues": []}
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     counts: Counter[str] = Counter()
     for number in plan.shard(index):
         utterance = plan.utterance(number)
@@ -61,7 +61,7 @@ def make_shard(root: str, section: CorpusSection, index: int) -> None:
         # The path is relative to the folder of the manifest, so that the corpus can be moved.
         tables["utterances"].append(row | {"audio": f"../{audio}", "speaker": utterance.speaker.name})
         key = f"{utterance.language}/{utterance.split}/{utterance.part}"
-        seconds[key] += speech.duration_s
+        seconds[key] = seconds.get(key, 0.0) + speech.duration_s
         counts[key] += 1
         tables["parallel_text"] += translations(plan, number)
         tables["dialogues"] += dialogues(plan, number)

@@ -37,7 +37,7 @@ ANIMALS_BY_SIZE = ("ant", "mouse", "rabbit", "sheep", "horse", "elephant")
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is so in every language. `slots` are what a language's exchange function takes; the last answers."""
+    """Something that is so in every language: a kind and the concepts of its slots, the answer last."""
 
     kind: str
     slots: tuple[str, ...]

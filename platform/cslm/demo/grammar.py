@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from cslm.demo import languages
 from cslm.errors import ConfigError
 
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "gray")
@@ -83,6 +84,7 @@ class Language:
 
     code: str
     name: str
+    # An espeak-ng voice by name, or by its file below `lang/`, which the library finds without reading all others.
     voice: str
     statements: Mapping[str, Callable[..., str]]
     exchanges: Mapping[str, Callable[..., Exchange]]
@@ -102,7 +104,7 @@ class Language:
 
     def spoken(self, text: str) -> str:
         """`text` as the synthesiser is to be given it; positions stay."""
-        return text.translate(str.maketrans(dict(self.respelling))) if self.respelling else text
+        return "".join((self.respelling or {}).get(letter, letter) for letter in text)
 
 
 def num_meanings(kind: str) -> int:
@@ -128,8 +130,6 @@ def as_sentence(text: str) -> str:
 @cache
 def available_languages() -> tuple[str, ...]:
     """The codes of all languages that have a module."""
-    from cslm.demo import languages
-
     return tuple(sorted(module.name for module in pkgutil.iter_modules(languages.__path__)))
 
 

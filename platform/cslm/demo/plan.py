@@ -249,7 +249,7 @@ class Plan:
 
     @cached_property
     def _meanings(self) -> npt.NDArray[np.int32]:
-        """Rows of (kind, index), all different, in the order of the statements: kinds in equal parts while they last."""
+        """Rows of (kind, index), all different, in the order of the statements; kinds share evenly while they last."""
         sizes = [num_meanings(kind) for kind in STATEMENTS]
         counts = _fill(sizes, min(self.num_statements, sum(sizes)))
         rows = []

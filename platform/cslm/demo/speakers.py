@@ -18,10 +18,10 @@ VARIANTS = (
 )
 TEST_ONLY_VARIANTS = ("m6", "f4", "robert")
 PITCHES = (35, 45, 55, 65)
-RATES = (140, 155, 170, 185)
+RATES = (125, 140, 155, 170)
 
 # Answers have one voice, in every language and split: it is the voice that the model will speak with.
-ANSWERER = Speaker("f2", 50, 160)
+ANSWERER = Speaker("f2", 50, 150)
 
 
 @cache

@@ -7,8 +7,8 @@ millisecond and a half, and speech becomes a pure function of text, voice and sp
 
 import _ctypes
 import ctypes as c
-import sys
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,8 @@ _POS_CHARACTER = 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 _EVENT_END, _EVENT_WORD = 0, 1
 _PHONEMES_IPA = 2
+
+_WORD_EDGE = re.compile(r"^\W+|\W+$")
 
 
 class _Event(c.Structure):
@@ -98,7 +100,7 @@ def synthesise(
     if len(read) != len(text):
         raise ValueError(f"the respelling {read!r} must be as long as {text!r}: word positions are shared")
     chunks: list[npt.NDArray[np.int16]] = []
-    words: list[SpokenWord] = []
+    starts: list[tuple[int, float]] = []
 
     def collect(samples: Any, num_samples: int, events: Any) -> int:
         if samples and num_samples > 0:
@@ -107,8 +109,7 @@ def synthesise(
         while events[index].type != _EVENT_END:
             event = events[index]
             if event.type == _EVENT_WORD:
-                start = event.text_position - 1
-                words.append(SpokenWord(text[start : start + event.length], event.audio_position_ms / 1000))
+                starts.append((event.text_position - 1, event.audio_position_ms / 1000))
             index += 1
         return 0
 
@@ -123,6 +124,10 @@ def synthesise(
         library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
         library.espeak_Synchronize()
     samples_T = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+    ends = [position for position, _ in starts[1:]] + [len(text)]
+    words = [
+        SpokenWord(_WORD_EDGE.sub("", text[at:end]), time_s) for (at, time_s), end in zip(starts, ends, strict=True)
+    ]
     return Speech(samples_T, tuple(words))
 
 
@@ -155,15 +160,9 @@ def _library() -> Iterator[c.CDLL]:
         yield library
     finally:
         library.espeak_Terminate()
-        _unload(library)
+        _ctypes.dlclose(library._handle)
 
 
 def _set_voice(library: c.CDLL, name: str) -> None:
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise ValueError(f"espeak-ng must know the voice, found {name}")
-
-
-def _unload(library: c.CDLL) -> None:
-    close: Callable[[int], Any] | None = None if sys.platform == "win32" else _ctypes.dlclose
-    if close is not None:
-        close(library._handle)

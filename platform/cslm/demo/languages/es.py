@@ -289,7 +289,7 @@ def _compare(word: str, small: str, big: str, answer: str) -> Exchange:
 LANGUAGE = Language(
     code="es",
     name="Spanish",
-    voice="es",
+    voice="roa/es",
     statements={
         "animal_does": _animal_does,
         "person_handles": _person_handles,

@@ -1,4 +1,4 @@
-"""French wording of the demo corpus: agreement, elision, contracted articles, and a space before ? as printers set it."""
+"""French wording of the demo corpus: agreement, elision, contracted articles, a space before ? as printers do."""
 
 from cslm.demo.facts import MONTHS
 from cslm.demo.facts import NUMBERS as DIGITS
@@ -319,7 +319,7 @@ def _compare(word: str, small: str, big: str, answer: str) -> Exchange:
 LANGUAGE = Language(
     code="fr",
     name="French",
-    voice="fr",
+    voice="roa/fr",
     statements={
         "animal_does": _animal_does,
         "person_handles": _person_handles,

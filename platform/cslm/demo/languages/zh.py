@@ -218,7 +218,7 @@ def _compare(word: str, small: str, big: str, answer: str) -> Exchange:
 LANGUAGE = Language(
     code="zh",
     name="Mandarin",
-    voice="cmn",
+    voice="sit/cmn",
     # At the same setting the synthesiser's Mandarin takes about a sixth longer for a meaning than its English.
     rate=1.15,
     respelling={"只": "支"},
