@@ -1,0 +1,149 @@
+"""What the tokenize job tells: rate while it runs, and at the end a table, metrics and a picture."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from cslm.apps.job import Job
+from cslm.data.ledger import Entry, add_counts
+from cslm.data.manifest import Manifest
+from cslm.data.units import DURATION_EDGES_S
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_METRICS_EVERY_S = 10.0
+
+
+class Meter:
+    """Audio seconds a second since the first result, on the progress line and in the tracking run."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._started_s = self._logged_s = time.monotonic()
+        self._audio_s = 0.0
+        self._pieces = 0
+
+    def add(self, counts: Entry) -> str:
+        """Count one piece; returns the note for the progress line."""
+        self._audio_s += counts["audio_s"]
+        self._pieces += 1
+        now = time.monotonic()
+        rate = self._audio_s / max(now - self._started_s, 1e-9)
+        if now - self._logged_s >= _METRICS_EVERY_S:
+            self._logged_s = now
+            self._job.run.log_metrics({"throughput/audio_s_per_s": rate}, step=self._pieces)
+        return f"{rate:,.0f} audio s/s"
+
+
+def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The content of summary.json. Accepted and rejected rows are all rows of the manifest."""
+    total: Entry = {"rows": 0, "accepted": 0, "rejected": 0, "reasons": {}, "audio_s": 0.0, "frames": 0, "units": 0}
+    by_place: dict[str, dict[str, Entry]] = {}
+    for entry in entries:
+        counts = {name: entry[name] for name in total}
+        total = add_counts(total, counts)
+        places = by_place.setdefault(entry["language"], {})
+        places[entry["split"]] = add_counts(places.get(entry["split"], {}), counts)
+    accepted = total["accepted"]
+    reasons = add_counts(total["reasons"], corpus.rejected)
+    rejected = sum(reasons.values())
+    assert accepted + rejected == corpus.num_rows, (accepted, reasons, corpus.num_rows)
+    return {
+        "rows": {"manifest": corpus.num_rows, "accepted": accepted, "rejected": rejected, "reasons": reasons},
+        "hours": round(total["audio_s"] / 3600, 4),
+        "frames": total["frames"],
+        "units": total["units"],
+        "units_per_s": round(total["units"] / max(total["audio_s"], 1e-9), 3),
+        "by_language": {
+            language: {split: _place(counts) for split, counts in sorted(places.items())}
+            for language, places in sorted(by_place.items())
+        },
+        "tokenizer": {name: tokenizer[name] for name in ("kind", "fingerprint", "frame_rate_hz", "codebook_size")},
+        "manifest": {"key": corpus.key, "shards": len(corpus.shards)},
+    }
+
+
+def show(job: Job, summary: dict[str, Any]) -> None:
+    """Print the closing table."""
+    table = Table("language", "split", title="units")
+    for heading in ("utterances", "rejected", "hours", "units", "units/s"):
+        table.add_column(heading, justify="right")
+    for language, places in summary["by_language"].items():
+        for split, place in places.items():
+            table.add_row(
+                language, split, f"{place['utterances']:,}", f"{place['rejected']:,}", f"{place['hours']:.2f}",
+                f"{place['units']:,}", f"{place['units_per_s']:.1f}",
+            )  # fmt: skip
+    rows = summary["rows"]
+    table.add_section()
+    table.add_row(
+        "all", "", f"{rows['accepted']:,}", f"{rows['rejected']:,}", f"{summary['hours']:.2f}",
+        f"{summary['units']:,}", f"{summary['units_per_s']:.1f}",
+    )  # fmt: skip
+    job.console.print(table)
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rows["reasons"].items())) or "none"
+    job.say(f"{rows['manifest']:,} rows = {rows['accepted']:,} accepted + {rows['rejected']:,} rejected ({reasons})")
+
+
+def metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The summary as metrics."""
+    flat = {
+        "data/rows": summary["rows"]["manifest"],
+        "data/accepted": summary["rows"]["accepted"],
+        "data/rejected": summary["rows"]["rejected"],
+        "data/hours": summary["hours"],
+        "data/units": summary["units"],
+        "data/units_per_s": summary["units_per_s"],
+    }
+    flat |= {f"data/rejected/{reason}": count for reason, count in summary["rows"]["reasons"].items()}
+    for language, places in summary["by_language"].items():
+        flat[f"data/hours/{language}"] = sum(place["hours"] for place in places.values())
+        flat[f"data/units/{language}"] = sum(place["units"] for place in places.values())
+        flat[f"data/utterances/{language}"] = sum(place["utterances"] for place in places.values())
+    return flat
+
+
+def figure(entries: Sequence[Entry], tokenizer: dict[str, Any]) -> "Figure":
+    """Durations, units a second by language, and how evenly the codebook is used."""
+    from matplotlib.figure import Figure
+
+    by_language: dict[str, Entry] = {}
+    names = ("audio_s", "units", "duration_counts", "unit_counts")
+    for entry in entries:
+        counts = {name: entry[name] for name in names}
+        by_language[entry["language"]] = add_counts(by_language.get(entry["language"], {}), counts)
+    picture = Figure(figsize=(13, 3.6), layout="constrained")
+    durations, rates, usage = picture.subplots(1, 3)
+    labels = [f"<{edge:g}" for edge in DURATION_EDGES_S] + [f">{DURATION_EDGES_S[-1]:g}"]
+    bottom = np.zeros(len(labels))
+    for language, counts in sorted(by_language.items()):
+        durations.bar(labels, counts["duration_counts"], bottom=bottom, label=language)
+        bottom += counts["duration_counts"]
+        used = np.sort(np.array(counts["unit_counts"], float))[::-1]
+        share = used / max(used.sum(), 1)
+        perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
+        usage.plot(share, label=f"{language}: perplexity {perplexity:.0f}")
+    durations.set(title="durations", xlabel="s", ylabel="utterances")
+    durations.tick_params(axis="x", rotation=60)
+    languages = sorted(by_language)
+    rates.bar(languages, [by_language[one]["units"] / max(by_language[one]["audio_s"], 1e-9) for one in languages])
+    rates.set(title="units a second", ylim=(0, tokenizer["frame_rate_hz"]))
+    usage.set(title=f"codebook of {tokenizer['codebook_size']}", xlabel="unit by rank", ylabel="share", yscale="log")
+    for axes in (durations, usage):
+        axes.legend(fontsize=7)
+    return picture
+
+
+def _place(counts: Entry) -> dict[str, Any]:
+    return {
+        "utterances": counts["accepted"],
+        "rejected": counts["rejected"],
+        "hours": round(counts["audio_s"] / 3600, 4),
+        "frames": counts["frames"],
+        "units": counts["units"],
+        "units_per_s": round(counts["units"] / max(counts["audio_s"], 1e-9), 3),
+    }
