@@ -56,7 +56,7 @@ def parse(cls: type[ConfigT], argv: Sequence[str], *, prog: str, description: st
     if config_file is not None:
         try:
             loaded = storage.read_yaml(config_file)
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"--config: must be a readable YAML file, found {config_file}: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"--config: {config_file} must hold a mapping of sections, found {type(loaded).__name__}")
@@ -162,7 +162,7 @@ def _split_arguments(
 
 def _parse_value(field: FieldInfo | None, text: str) -> Any:
     if field is not None and _takes_text_only(field.annotation):
-        return None if text == "null" else text
+        return None if text == "null" and type(None) in get_args(field.annotation) else text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -213,14 +213,24 @@ def _validate(cls: type[ConfigT], values: dict[str, Any], faults: list[str]) -> 
 def _describe(item: Any, known: Sequence[str]) -> str:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, known, n=1)
-        return f"{path}: unknown setting" + (f"; did you mean {close[0]}?" if close else "; --help lists all")
+        meant = _nearest(path, known)
+        return f"{path}: unknown setting" + (f"; did you mean {meant}?" if meant else "; --help lists all")
     if item["type"] == "missing":
         return f"{path}: required, not given"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] in ("value_error", "assertion_error"):
         return f"{path}: {message}" if path else message
     return f"{path}: {message[:1].lower()}{message[1:]}, found {item['input']!r}"
+
+
+def _nearest(path: str, known: Sequence[str]) -> str | None:
+    """The setting of the same section that is spelt most like `path`, else one of the same name elsewhere."""
+    section, _, leaf = path.rpartition(".")
+    places = [one.rpartition(".") for one in known]
+    siblings = {name: one for one, (parent, _, name) in zip(known, places, strict=True) if parent == section}
+    if close := difflib.get_close_matches(leaf, siblings, n=1):
+        return siblings[close[0]]
+    return next((one for one, (_, _, name) in zip(known, places, strict=True) if name == leaf), None)
 
 
 def _section_class(annotation: Any) -> type[Section] | None:

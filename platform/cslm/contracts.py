@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cslm import storage
 from cslm.errors import ContractError
@@ -62,6 +63,8 @@ class Contract:
                     column = column.cast(field.type)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     faults.append(f"column {field.name} must be {field.type}, found {column.type}: {error}")
+            if column.type == field.type:
+                faults += [f"column {field.name} {fault}" for fault in _faults_inside_lists(column)]
             columns.append(column)
         if faults:
             place = f" ({where})" if where else ""
@@ -73,6 +76,15 @@ class Contract:
         unknown = sorted({key for row in rows for key in row} - set(self._names))
         if unknown:
             raise ContractError(f"table {self.name} has no columns {unknown}")
+        # Arrow would drop what a struct does not know, without a word.
+        for field in self.schema:
+            if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+                known = {child.name for child in field.type.value_type}
+                found = {key for row in rows for one in row.get(field.name) or () for key in one or ()}
+                if found - known:
+                    raise ContractError(
+                        f"column {field.name} of table {self.name} has no fields {sorted(found - known)}"
+                    )
         try:
             data = [pa.array([row.get(field.name) for row in rows], field.type) for field in self.schema]
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -95,6 +107,19 @@ def load(name: str) -> Contract:
     fields = [_field(column) for column in document["columns"]]
     schema = pa.schema(fields, metadata={"cslm.contract": f"{document['table']}/{document['version']}"})
     return Contract(document["table"], document["version"], schema, tuple(document.get("partitioned_by", ())))
+
+
+def _faults_inside_lists(column: pa.ChunkedArray) -> list[str]:
+    """Nulls where a list must hold a value; Arrow finds them only when it writes the table, or never."""
+    if not pa.types.is_list(column.type):
+        return []
+    values = pc.list_flatten(column)
+    faults = [f"must not hold null elements, found {values.null_count}"] if values.null_count else []
+    for child in values.type if pa.types.is_struct(values.type) else ():
+        missing = pc.struct_field(values, child.name).null_count - values.null_count
+        if not child.nullable and missing:
+            faults.append(f"must not hold nulls in its field {child.name}, found {missing}")
+    return faults
 
 
 def _field(column: Mapping[str, Any]) -> pa.Field:

@@ -26,6 +26,9 @@ class ConfigError(CslmError):
         self.faults = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return (ConfigError, (self.faults,))
+
 
 class ContractError(CslmError):
     """A table that does not keep its contract in `schemas/`."""

@@ -49,16 +49,16 @@ def absolute(path: str) -> str:
         return path.rstrip("/")
     if os.path.isabs(path):
         return os.path.normpath(path)
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return join(home, path) if is_uri(home) else os.path.normpath(os.path.join(home, path))
-    if inside_ray_copy():
+    home = os.environ.get(HOME_VARIABLE, "")
+    if is_uri(home):
+        return join(home, path)
+    if inside_ray_copy() and not os.path.isabs(home):
         raise ConfigError(
             f"{path}: a submitted job runs in Ray's own copy of the working directory, where a relative path is lost; "
             f"give an absolute path or URI, or submit with {HOME_VARIABLE} set (--runtime-env-json "
             f'\'{{"env_vars": {{"{HOME_VARIABLE}": "/where/results/live"}}}}\')'
         )
-    return os.path.abspath(path)
+    return os.path.abspath(os.path.join(home, path))
 
 
 def join(base: str, *parts: str) -> str:

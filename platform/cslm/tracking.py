@@ -158,7 +158,8 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     if known is not None:
         return str(known.experiment_id)
     # Without a server MLflow would put artifacts below the working directory, which for a submitted job is Ray's copy.
-    location = storage.absolute(f"mlartifacts/{name}") if uri.startswith("sqlite:") else None
+    folder = storage.parent(uri.removeprefix("sqlite:///"))
+    location = storage.join(folder, "mlartifacts", name) if uri.startswith("sqlite:") else None
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
