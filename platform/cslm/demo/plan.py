@@ -25,12 +25,13 @@ from cslm.demo.speakers import ANSWERER, pools
 from cslm.demo.voices import Speaker
 
 NUM_QUESTION_WORDINGS = 4
+NUM_ANSWER_WORDINGS = 3
 # Of every 24 statements, and on average of every 24 questions.
 _TEST_OF_24, _DEV_OF_24 = 2, 1
 # Rounds in which every fact is asked once; fewer facts are taken when a corpus is too small for so many.
 _MIN_ROUNDS = 8
 # Mean lengths as spoken, from which the numbers of statements and questions follow.
-_STATEMENT_S, _QUESTION_S, _ANSWER_S = 2.7, 2.2, 1.3
+_STATEMENT_S, _QUESTION_S, _ANSWER_S = 2.85, 2.23, 1.38
 
 
 class CorpusSection(Section):
@@ -96,14 +97,18 @@ class Plan:
         self.section = section
         self.languages: Mapping[str, Language] = {code: load_language(code) for code in section.languages}
         self._codes = section.languages
-        # Of the utterances about two in five are questions: as many facts as can be asked in `_MIN_ROUNDS`.
-        self.num_facts = min(len(all_facts()), max(1, section.num_utterances * 2 // (5 * _MIN_ROUNDS)))
+        # About two in five utterances are questions, enough for `_MIN_ROUNDS`; answers at most three in five.
+        asked = section.num_utterances * 2 // (5 * _MIN_ROUNDS)
+        answered = section.num_utterances * 3 // (5 * NUM_ANSWER_WORDINGS * len(section.languages))
+        self.num_facts = min(len(all_facts()), max(1, min(asked, answered)))
         self.num_answers = len(self._answers)
         rest = section.num_utterances - self.num_answers
         # The two shares of time, solved for the number of statements.
         talk = section.dialogue_share
         told_s = (1 - talk) * (rest * _QUESTION_S + self.num_answers * _ANSWER_S)
-        self.num_statements = round(told_s / (talk * _STATEMENT_S + (1 - talk) * _QUESTION_S))
+        wanted = round(told_s / (talk * _STATEMENT_S + (1 - talk) * _QUESTION_S))
+        # Three rounds of questions, whatever time they take: the first is of train, and held-out ones follow.
+        self.num_statements = min(wanted, rest - 3 * self.num_facts)
         self.num_questions = rest - self.num_statements
         self.num_utterances = section.num_utterances
         self.num_shards = -(-self.num_utterances // section.shard_size)
@@ -111,17 +116,14 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """Stands for the settings and for all that the grammar makes of them, wording included."""
-        wordings = [
-            [language.exchange(fact.kind, fact.slots).__dict__ for fact in all_facts()]
-            + [
-                language.state(meaning(kind, index))
-                for kind in STATEMENTS
-                for index in range(0, num_meanings(kind), 97)
-            ]
-            for language in self.languages.values()
-        ]
+        languages = []
+        for language in self.languages.values():
+            exchanges = [language.exchange(fact.kind, fact.slots).__dict__ for fact in all_facts()]
+            # A statement in a hundred shows a change of any word; 97 shares no factor with the inventories' sizes.
+            said = [language.state(meaning(k, i)) for k in STATEMENTS for i in range(0, num_meanings(k), 97)]
+            languages.append([exchanges, said, language.voice, language.rate, language.respelling])
         speakers = [[speaker.name for speaker in pool] for pool in pools().values()]
-        return fingerprint([self.section.model_dump(mode="json"), wordings, speakers, ANSWERER.name])
+        return fingerprint([self.section.model_dump(mode="json"), languages, speakers, ANSWERER.name])
 
     def shard(self, index: int) -> range:
         """The numbers of the utterances of a shard."""

@@ -13,11 +13,11 @@ from itertools import product
 from cslm.demo.voices import Speaker
 
 VARIANTS = (
-    *("m1", "m2", "m3", "m4", "m5", "m7", "m8", "max", "michel", "Mario", "edward", "travis", "norbert"),
+    *("m2", "m3", "m4", "m5", "m7", "max", "michel", "Mario", "edward", "travis", "norbert", "miguel", "Nguyen"),
     *("f1", "f3", "f5", "Annie", "Alicia", "belinda", "linda"),
 )
-TEST_ONLY_VARIANTS = ("m6", "f4", "robert")
-PITCHES = (35, 45, 55, 65)
+TEST_ONLY_VARIANTS = ("m6", "f4", "Michael")
+PITCHES = (40, 50, 60, 70)
 RATES = (125, 140, 155, 170)
 
 # Answers have one voice, in every language and split: it is the voice that the model will speak with.
