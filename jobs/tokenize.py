@@ -1,11 +1,12 @@
 #!/usr/bin/env -S python -P
 """Launcher of `cslm.apps.tokenize`; `--help` tells what it does."""
 
+import os  # loaded by the interpreter at its start, so never found in this folder
 import sys
 
 # This folder holds a tokenize.py, this very file, which must not stand in for the standard library's.
-root = __file__.rsplit("/", 2)[0]
-sys.path[:] = [f"{root}/platform", *(path for path in sys.path if path != f"{root}/jobs")]
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [os.path.join(os.path.dirname(here), "platform"), *(path for path in sys.path if path != here)]
 
 from cslm.apps.tokenize import main  # noqa: E402
 

@@ -27,8 +27,8 @@ def tree(folder: Path) -> list[str]:
 def test_relative_paths_hang_from_home_or_from_here(tmp_path: Path, home: pytest.MonkeyPatch) -> None:
     home.chdir(tmp_path)
     assert storage.absolute("runs/x") == f"{tmp_path}/runs/x"
-    home.setenv(storage.HOME_VARIABLE, "/home/results")
-    assert storage.absolute("runs/../x") == "/home/results/x"
+    home.setenv(storage.HOME_VARIABLE, "/data/results")
+    assert storage.absolute("runs/../x") == "/data/results/x"
     home.setenv(storage.HOME_VARIABLE, "s3://bucket/results/")
     assert storage.absolute("runs/x") == "s3://bucket/results/runs/x"
     home.setenv(storage.HOME_VARIABLE, "below")
@@ -36,7 +36,7 @@ def test_relative_paths_hang_from_home_or_from_here(tmp_path: Path, home: pytest
 
 
 def test_absolute_paths_and_uris_stay(home: pytest.MonkeyPatch) -> None:
-    home.setenv(storage.HOME_VARIABLE, "/home/results")
+    home.setenv(storage.HOME_VARIABLE, "/data/results")
     assert storage.absolute("/data//corpus/") == "/data/corpus"
     assert storage.absolute("s3://bucket/corpus/") == "s3://bucket/corpus"
     assert storage.absolute("gs://bucket/corpus") == "gs://bucket/corpus"
@@ -51,8 +51,8 @@ def test_a_relative_path_in_rays_copy_is_refused(tmp_path: Path, home: pytest.Mo
         with pytest.raises(ConfigError, match=storage.HOME_VARIABLE):
             storage.absolute("runs/x")
     assert storage.absolute("/results") == "/results"
-    home.setenv(storage.HOME_VARIABLE, "/home/results")
-    assert storage.absolute("runs/x") == "/home/results/runs/x"
+    home.setenv(storage.HOME_VARIABLE, "/data/results")
+    assert storage.absolute("runs/x") == "/data/results/runs/x"
 
 
 def test_paths_are_put_together_and_taken_apart() -> None:
