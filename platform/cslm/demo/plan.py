@@ -3,13 +3,10 @@
 Any part of a corpus can be worked out alone, from its number, on any machine: nothing here depends on what was made
 before. Three kinds of utterances follow each other: answers, questions, statements.
 
-How the splits are made. A statement's meaning belongs to one split in all languages. A question is a fact in one of
-its wordings in one language: some of a fact's questions are held out, but every fact is asked first in a question of
-the train split, so that a held-out question is new in words and its answer is not. Answers are all of the train
-split. Dev and test have speakers of their own.
+The splits are those of `cslm.demo.splits`. Every fact is asked first in a question of the train split, so that a
+held-out question is new in words and its answer is not. Answers all belong to the train split.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,12 +19,10 @@ from cslm.config import Section, fingerprint, setting
 from cslm.demo.facts import Fact, all_facts, fact_kinds
 from cslm.demo.grammar import STATEMENTS, Language, Meaning, available_languages, load_language, meaning, num_meanings
 from cslm.demo.speakers import ANSWERER, pools
+from cslm.demo.splits import SPLITS, draw, meanings_of, question_splits
 from cslm.demo.voices import Speaker
 
-NUM_QUESTION_WORDINGS = 4
 NUM_ANSWER_WORDINGS = 3
-# Of every 24 statements, and on average of every 24 questions.
-_TEST_OF_24, _DEV_OF_24 = 2, 1
 # Rounds in which every fact is asked once; fewer facts are taken when a corpus is too small for so many.
 _MIN_ROUNDS = 8
 # Mean lengths as spoken, from which the numbers of statements and questions follow.
@@ -153,12 +148,8 @@ class Plan:
 
     def statement(self, number: int) -> tuple[Meaning, str]:
         """The meaning of a statement and its split, 0 <= number < num_statements."""
-        place = number % len(self._meanings)
-        block, row = divmod(place, 24)
-        order = self._random("split", block).sample(range(24), 24)
-        split = _split_of(order[row])
-        kind, index = self._meanings[place]
-        return meaning(list(STATEMENTS)[kind], int(index)), split
+        kind, index, split = self._meanings[number % len(self._meanings)]
+        return meaning(list(STATEMENTS)[kind], int(index)), SPLITS[split]
 
     def is_repeated_statement(self, number: int) -> bool:
         """Whether an earlier statement already has the meaning of this one."""
@@ -170,12 +161,8 @@ class Plan:
         fact = self._facts[place]
         forms = self._forms(fact)
         wording, language = forms[turn % len(forms)]
-        split = self.question_split(fact, wording, language)
+        split = question_splits(fact, language)[wording]
         return Question(_id(language, "q", number), fact, wording, language, split, turn >= len(forms))
-
-    def question_split(self, fact: Fact, wording: int, language: str) -> str:
-        """The split of a fact asked in a wording of a language."""
-        return self._question_splits(fact)[wording, language]
 
     def ask(self, fact: Fact, wording: int, language: str) -> str:
         """The words of a question."""
@@ -196,7 +183,7 @@ class Plan:
 
     def choose_answer(self, key: str, fact: Fact, language: str) -> str:
         """One of the right answers, the same one for the same key."""
-        return self._random("answer", key).choice(self.answers(fact, language))
+        return draw(self.section.seed, "answer", key).choice(self.answers(fact, language))
 
     @cached_property
     def _facts(self) -> Sequence[Fact]:
@@ -204,9 +191,14 @@ class Plan:
         places = []
         for kind in fact_kinds():
             facts = [fact for fact in all_facts() if fact.kind == kind]
-            self._random("facts", kind).shuffle(facts)
+            draw(self.section.seed, "facts", kind).shuffle(facts)
             places += [((i + 0.5) / len(facts), fact) for i, fact in enumerate(facts)]
-        return [fact for _, fact in sorted(places, key=lambda place: place[0])][: self.num_facts]
+        facts = [fact for _, fact in sorted(places, key=lambda place: place[0])]
+        # The first two facts have held-out questions, so that the smallest corpus has some of each split.
+        for split in ("dev", "test"):
+            first = next(fact for fact in facts if split in self._splits(fact).values())
+            facts = [first, *(fact for fact in facts if fact != first)]
+        return facts[: self.num_facts]
 
     @cached_property
     def _answers(self) -> Sequence[_Answer]:
@@ -222,50 +214,36 @@ class Plan:
     def _answer_numbers(self) -> Mapping[tuple[str, str], int]:
         return {(answer.language, answer.text): number for number, answer in enumerate(self._answers)}
 
-    @cached_property
-    def _fact_places(self) -> Mapping[Fact, int]:
-        return {fact: place for place, fact in enumerate(all_facts())}
+    def _splits(self, fact: Fact) -> dict[tuple[int, str], str]:
+        return {
+            (wording, code): split for code in self._codes for wording, split in enumerate(question_splits(fact, code))
+        }
 
     @cache  # noqa: B019 - a plan lives as long as its process
-    def _question_splits(self, fact: Fact) -> Mapping[tuple[int, str], str]:
-        forms = [(wording, code) for code in self._codes for wording in range(NUM_QUESTION_WORDINGS)]
-        self._random("held out", *fact.slots, fact.kind).shuffle(forms)
-        place = self._fact_places[fact]
-        num_test = _quota(place, len(forms) * _TEST_OF_24 / 24)
-        num_dev = _quota(place, len(forms) * _DEV_OF_24 / 24)
-        if fact == self._facts[0]:
-            # So that the smallest corpus has questions in every split.
-            num_test, num_dev = max(num_test, 1), max(num_dev, 1)
-        splits = ["test"] * num_test + ["dev"] * num_dev
-        return dict(zip(forms, splits + ["train"] * (len(forms) - len(splits)), strict=True))
-
-    @cache  # noqa: B019
     def _forms(self, fact: Fact) -> Sequence[tuple[int, str]]:
         """The wordings and languages of a fact in the order in which it is asked, one of the train split first."""
-        splits = self._question_splits(fact)
-        first = next(form for form, split in splits.items() if split == "train")
-        rest = [form for form in splits if form != first]
-        if fact != self._facts[0]:
-            self._random("order", *fact.slots, fact.kind).shuffle(rest)
-        return [first, *rest]
+        splits = self._splits(fact)
+        forms = list(splits)
+        draw(self.section.seed, "forms", fact.kind, *fact.slots).shuffle(forms)
+        if fact in self._facts[:2]:
+            forms.sort(key=lambda form: splits[form] == "train")
+        first = next(form for form in forms if splits[form] == "train")
+        return [first, *(form for form in forms if form != first)]
 
     @cached_property
     def _meanings(self) -> npt.NDArray[np.int32]:
-        """Rows of (kind, index), all different, in the order of the statements; kinds share evenly while they last."""
+        """Rows of (kind, index, split), all different, in the order of the statements; kinds in even shares."""
         sizes = [num_meanings(kind) for kind in STATEMENTS]
         counts = _fill(sizes, min(self.num_statements, sum(sizes)))
         rows = []
-        for kind, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-            chosen = np.random.default_rng([self.section.seed, kind]).permutation(size)[:count]
-            rows.append(np.stack([np.full(count, kind), chosen], axis=1))
-        shuffled = np.random.default_rng([self.section.seed, len(sizes)]).permutation(np.concatenate(rows))
+        for place, (kind, count) in enumerate(zip(STATEMENTS, counts, strict=True)):
+            chosen = meanings_of(kind, count, self.section.seed, phase=(place + 0.5) / len(sizes))
+            rows.append(np.insert(chosen, 0, place, axis=1))
+        shuffled = np.random.default_rng(self.section.seed).permutation(np.concatenate(rows))
         return shuffled.astype(np.int32)
 
     def _speaker(self, name: str, split: str) -> Speaker:
-        return self._random("speaker", name).choice(pools()[split])
-
-    def _random(self, *key: object) -> random.Random:
-        return random.Random("/".join(map(str, (self.section.seed, *key))))
+        return draw(self.section.seed, "speaker", name).choice(pools()[split])
 
 
 @cache
@@ -276,17 +254,6 @@ def plan_of(section: CorpusSection) -> Plan:
 
 def _id(language: str, letter: str, number: int) -> str:
     return f"{language}-{letter}-{number:06d}"
-
-
-def _split_of(row: int) -> str:
-    if row < _TEST_OF_24:
-        return "test"
-    return "dev" if row < _TEST_OF_24 + _DEV_OF_24 else "train"
-
-
-def _quota(place: int, share: float) -> int:
-    """How many whole items fall to a place when every place has a right to `share` of one."""
-    return int((place + 1) * share) - int(place * share)
 
 
 def _fill(sizes: Sequence[int], total: int) -> list[int]:

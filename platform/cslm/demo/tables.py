@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cslm.demo.plan import Plan, Question
+from cslm.demo.splits import question_splits
 
 
 def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
@@ -26,7 +27,7 @@ def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
         if question.is_repeat:
             return
         fact, wording = question.fact, question.wording
-        same = [code for code in codes if plan.question_split(fact, wording, code) == question.split]
+        same = [code for code in codes if question_splits(fact, code)[wording] == question.split]
         texts = {code: plan.ask(fact, wording, code) for code in same}
         yield from _pairs(texts, f"q{number:06d}", question.split, [question.language])
         return

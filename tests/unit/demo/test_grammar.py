@@ -13,7 +13,8 @@ from cslm.demo.grammar import (
     meaning,
     num_meanings,
 )
-from cslm.demo.plan import NUM_ANSWER_WORDINGS, NUM_QUESTION_WORDINGS
+from cslm.demo.plan import NUM_ANSWER_WORDINGS
+from cslm.demo.splits import NUM_QUESTION_WORDINGS
 from cslm.errors import ConfigError
 
 LANGUAGES = available_languages()

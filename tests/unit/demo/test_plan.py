@@ -59,6 +59,19 @@ def test_a_held_out_fact_is_asked_in_train_in_another_question(section):
     assert all(question.fact in in_train for question in held_out)
 
 
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(corpora, corpora)
+def test_what_one_corpus_tests_no_other_corpus_trains_on(one, other):
+    splits_of = {}
+    for section in (one, other):
+        utterances, pairs, _ = everything(Plan(section))
+        for row in utterances:
+            splits_of.setdefault(row.text, set()).add(row.split)
+        for pair in pairs:
+            splits_of.setdefault(pair["source"], set()).add(pair["split"])
+    assert all(len(splits) == 1 for splits in splits_of.values())
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(corpora)
 def test_rows_are_whole_and_refer_to_each_other(section):
