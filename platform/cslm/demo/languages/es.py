@@ -236,7 +236,7 @@ def _opposite(word: str, answer: str) -> Exchange:
             f"¿cuál es el contrario de {word}?",
             f"¿qué palabra es el contrario de {word}?",
             f"dime el contrario de {word}.",
-            f"¿sabes el contrario de {word}?",
+            f"¿sabes cuál es el contrario de {word}?",
         ),
         (f"{answer}.", f"es {answer}.", f"el contrario de {word} es {answer}."),
     )
@@ -249,7 +249,7 @@ def _capital(country: str, city: str) -> Exchange:
             f"¿cuál es la capital de {name}?",
             f"¿qué ciudad es la capital de {name}?",
             f"dime la capital de {name}.",
-            f"¿sabes la capital de {name}?",
+            f"¿sabes cuál es la capital de {name}?",
         ),
         (f"{answer}.", f"es {answer}.", f"la capital de {name} es {answer}."),
     )

@@ -32,7 +32,7 @@ BEASTS |= {"horse": "un cheval", "elephant": "un éléphant"}
 PLACES = {
     "garden": ("dans le jardin", "au jardin"),
     "park": ("dans le parc", "au parc"),
-    "forest": ("dans la forêt", "à la forêt"),
+    "forest": ("dans la forêt", "dans la forêt"),
     "kitchen": ("dans la cuisine", "à la cuisine"),
     "school": ("à l'école", "à l'école"),
     "market": ("au marché", "au marché"),
