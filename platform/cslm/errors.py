@@ -37,16 +37,19 @@ class ContractError(CslmError):
 
 
 class AudioError(CslmError):
-    """Audio that cannot be taken. `reason` is the short machine-readable name that goes to the rejects table."""
+    """Audio that cannot be taken. `reason` is the short machine-readable name that goes to the rejects table.
+
+    `audio_s` is the length of the audio where that is known, else 0.
+    """
 
     exit_code = EXIT_BAD_INPUT
 
-    def __init__(self, reason: str, message: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, message: str, audio_s: float = 0.0) -> None:
+        self.reason, self.audio_s = reason, audio_s
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
-        return (AudioError, (self.reason, str(self)))
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str, float]]:
+        return (AudioError, (self.reason, str(self), self.audio_s))
 
 
 class CheckpointError(CslmError):

@@ -1,53 +1,26 @@
-"""The tokenize job: a manifest -> the tables `units` and `rejects`, through Ray Data.
+"""The tokenize job: a manifest -> the tables `units` and `rejects`, with every row of the manifest in one of them.
 
-Shards of the canonical manifest flow through three steps: decoding on CPU tasks, the tokenizer in a pool of actors
-that load it once, writing on CPU tasks. Between steps a piece of a shard is one row that holds its table as bytes,
-which Ray cannot cut in two, so that each file is written by one task. The driver sees counts only, and enters a shard
-in the ledger when the counts of all its pieces have come.
+The driver sees counts only. It enters a shard in the ledger when the counts of all its pieces have come, and what is
+in the ledger is not done again.
 """
 
-import json
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
 import ray
 
 from cslm import cluster, contracts, storage
-from cslm.apps import tokenize_report as report
-from cslm.apps.job import Job, JobConfig, run_job
-from cslm.config import Section, fingerprint, group, setting
+from cslm.apps import tokenize_pipeline, tokenize_report
+from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
+from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
+from cslm.config import fingerprint, group, setting
 from cslm.data import manifest, recordings
 from cslm.data.corpus import CorpusSection
-from cslm.data.ledger import Entry, Ledger, add_counts, write_piece
-from cslm.data.units import tokenize_piece
-from cslm.errors import ConfigError, CslmError
+from cslm.data.ledger import Entry, Ledger, add_counts
+from cslm.errors import ConfigError, ContractError, CslmError
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection
-from cslm.speech.tokenizers import KMeansSection
-
-
-class TokenizerSection(Section):
-    """Which tokenizer, and what its actors get."""
-
-    kind: str = setting("kmeans", f"one of: {', '.join(speech.KINDS)}")
-    path: str | None = setting(None, "saved tokenizer; where there is none one is fitted on the corpus and saved there")
-    kmeans: KMeansSection = group(KMeansSection, "what a k-means tokenizer is fitted with")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
-    num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
-    num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
-    min_actors: int = setting(1, "actors at the start", ge=1)
-    max_actors: int | None = setting(None, "actors at most; half of the cluster's CPUs, or its GPUs, when not given")
-
-
-class DecodeSection(Section):
-    """How audio is read and decoded."""
-
-    num_cpus: float = setting(1.0, "logical CPUs of a decoding task", gt=0)
-    piece_s: float = setting(1200.0, "audio that a task hands to an actor at a time; bounds memory", unit="s", gt=0)
 
 
 class TokenizeConfig(JobConfig):
@@ -69,52 +42,73 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tokenize(config: TokenizeConfig, job: Job) -> None:
     """Turn a corpus of recordings into speech units: every row of the manifest ends in `units` or in `rejects`."""
     folder = storage.join(job.output, "tokenizer")
-    known = _known_tokenizer(config.tokenizer, folder)
+    described = _known_tokenizer(config.tokenizer, folder)
     source = manifest.source_key(config.corpus)
-    if known and not config.retry_rejected and job.finished(_job_key(config, source, known)):
+    if described and not config.retry_rejected and job.finished(_job_key(config, source, described)):
         return
-    cluster.connect(config.cluster)
     corpus = manifest.prepare(config.corpus, job.output)
+    rejected = sum(corpus.rejected.values())
+    job.say(f"{corpus.num_rows:,} rows in {len(corpus.shards):,} shards, {rejected:,} rejected by the manifest")
     for notice in corpus.notices:
         job.say(f"note: {notice}")
-    job.say(f"{corpus.num_rows:,} rows in {len(corpus.shards):,} shards; rejected in the manifest: {corpus.rejected}")
-    if not known:
-        job.say(f"fitting a {config.tokenizer.kind} tokenizer on {config.tokenizer.kmeans.fit_audio_s:,.0f} s of audio")
-        fit = _fit.remote(config, job.output, folder)
-        job.run  # noqa: B018  opened meanwhile: the tracking store takes seconds to begin
-        known = ray.get(fit)
-    job.run.log_input_table(
-        storage.absolute(config.corpus.manifest), "utterances", num_rows=corpus.num_rows, digest=corpus.key,
-        schema=contracts.load("utterances").schema,
-    )  # fmt: skip
-    job.say(f"tokenizer {known['kind']} {known['fingerprint']}: {known['codebook_size']} units at "
-            f"{known['frame_rate_hz']:g} Hz")  # fmt: skip
-    ledger = Ledger(job.output, fingerprint([known["fingerprint"], config.audio.model_dump()]))
+    if not corpus.shards:
+        raise ContractError(
+            f"corpus.manifest: must have rows that can be taken, found {corpus.num_rows:,} rows and none of them can; "
+            f"{storage.join(job.output, 'rejects')} says why for each"
+        )
+    if not described:
+        described = _fit_tokenizer(config, job, folder)
+    job.say(
+        f"tokenizer {described['kind']} {described['fingerprint']}: {described['codebook_size']:,} units at "
+        f"{described['frame_rate_hz']:g} Hz"
+    )
+    ledger = Ledger(job.output, fingerprint([described["fingerprint"], config.audio.model_dump()]))
     done = ledger.done(corpus.shards)
     if config.retry_rejected:
         done = {name: entry for name, entry in done.items() if not entry["rejected"]}
     ledger.begin(done)
     pending = [shard for shard in corpus.shards if shard["name"] not in done]
     if done:
-        job.say(f"going on: {len(done):,} of {len(corpus.shards):,} shards are done")
-    entries = list(done.values()) + list(_tokenize_shards(config, job, ledger, pending, known, done))
-    summary = report.summarise(corpus, entries, known)
-    report.show(job, summary)
-    job.run.log_metrics(report.metrics(summary))
-    job.run.log_figure(report.figure(entries, known), "corpus.png")
+        job.say(f"{len(done):,} of {len(corpus.shards):,} shards are done already")
+    entries = list(done.values())
+    if pending:
+        cluster.connect(config.cluster)
+        job.run.log_input_table(
+            storage.absolute(config.corpus.manifest),
+            "utterances",
+            schema=contracts.load("utterances").schema,
+            num_rows=corpus.num_rows,
+            digest=corpus.key,
+        )
+        entries += _tokenize_shards(config, job, ledger, pending, described, sum(entry["rows"] for entry in entries))
+    _close(config, job, corpus, entries, described, _job_key(config, source, described))
+
+
+def _close(
+    config: TokenizeConfig,
+    job: Job,
+    corpus: manifest.Manifest,
+    entries: Sequence[Entry],
+    described: dict[str, Any],
+    key: Any,
+) -> None:
+    summary = tokenize_report.summarise(corpus, entries, described)
+    tokenize_report.show(job, summary)
+    job.run.log_metrics(tokenize_report.metrics(summary))
+    job.run.log_figure(tokenize_report.figure(entries, described), "corpus.png")
     rejected = summary["rows"]["rejected"] / max(summary["rows"]["manifest"], 1)
     if rejected > config.max_reject_fraction:
-        storage.write_json(storage.join(job.output, "summary.json"), {"job": "tokenize", "status": "failed", **summary})
+        storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})
         raise CslmError(
-            f"max_reject_fraction: at most {config.max_reject_fraction:.1%} of the rows may be rejected, found "
-            f"{rejected:.1%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: mend the "
+            f"max_reject_fraction: at most {config.max_reject_fraction:.2%} of the rows may be rejected, found "
+            f"{rejected:.2%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: mend the "
             "audio and run again with --retry_rejected true, or raise the limit"
         )
-    job.complete(_job_key(config, source, known), summary)
+    job.complete(key, summary)
 
 
-def _job_key(config: TokenizeConfig, source: str, tokenizer: dict[str, Any]) -> Any:
-    return [source, tokenizer["fingerprint"], config.audio.model_dump(), config.max_reject_fraction]
+def _job_key(config: TokenizeConfig, source: str, described: dict[str, Any]) -> Any:
+    return [source, described["fingerprint"], config.audio.model_dump(), config.max_reject_fraction]
 
 
 def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] | None:
@@ -123,187 +117,86 @@ def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] |
     Raises ConfigError when the output holds units of another tokenizer than the one asked for.
     """
     speech.check_kind(section.kind)
-    given_path = storage.absolute(section.path) if section.path else None
-    given = speech.describe(given_path) if given_path else None
+    path = storage.absolute(section.path) if section.path else None
+    given = speech.describe(path) if path else None
     kept = speech.describe(folder)
-    remedy = f"give another output.path, or delete {storage.parent(folder)}"
+    if given and given["kind"] != section.kind:
+        raise ConfigError(f"tokenizer.kind: {path} holds a tokenizer of kind {given['kind']}, found {section.kind}")
+    if kept is None and given is None:
+        if section.kind not in speech.FITTED:
+            raise ConfigError(f"tokenizer.path: must hold a saved {section.kind} tokenizer, found none at {path}")
+        return None
     if kept is None:
-        if given is None or given_path is None:
-            if section.kind not in speech.FITTED:
-                raise ConfigError(f"tokenizer.path: must hold a saved {section.kind} tokenizer, found {given_path}")
-            return None
-        speech.copy(given_path, folder)
+        speech.copy(str(path), folder)
         return given
+    remedy = f"units of two tokenizers never mix: give another output.path, or delete {storage.parent(folder)}"
     if given and given["fingerprint"] != kept["fingerprint"]:
         raise ConfigError(
-            f"tokenizer.path: must hold the tokenizer {kept['fingerprint']} that made the units in this output, found "
-            f"{given['fingerprint']}; units of two tokenizers never mix: {remedy}"
+            f"tokenizer.path: must hold the tokenizer {kept['fingerprint']} that made the units of this output, found "
+            f"{given['fingerprint']} at {path}; {remedy}"
         )
     wanted = {"kind": section.kind, "settings": getattr(section, section.kind).model_dump(mode="json")}
-    if not given and wanted != {name: kept[name] for name in wanted}:
-        raise ConfigError(
-            f"tokenizer: must be as the one in this output was fitted, {kept['kind']} with {kept['settings']}, found "
-            f"{wanted['kind']} with {wanted['settings']}; {remedy}"
-        )
+    found = {name: kept[name] for name in wanted}
+    if not given and wanted != found:
+        raise ConfigError(f"tokenizer: must be the one of this output, {found}, found {wanted}; {remedy}")
     return kept
+
+
+def _fit_tokenizer(config: TokenizeConfig, job: Job, folder: str) -> dict[str, Any]:
+    section = config.tokenizer
+    job.say(f"fitting a {section.kind} tokenizer on {section.kmeans.fit_audio_s:,.0f} s of audio")
+    cluster.connect(config.cluster)
+    fitted = _fit.remote(config, job.output, folder)
+    # Meanwhile the tracking store is opened, which takes seconds.
+    _ = job.run
+    described: dict[str, Any] = ray.get(fitted)
+    return described
 
 
 @ray.remote(num_cpus=1)
 def _fit(config: TokenizeConfig, output: str, folder: str) -> dict[str, Any]:
+    tokenize_pipeline.one_thread_a_cpu()
     section = config.tokenizer
     settings = getattr(section, section.kind)
     tokenizer_class = speech.tokenizer_class(section.kind)
     rate_hz = tokenizer_class.sample_rate_hz
     waveforms = recordings.sample(output, settings.fit_audio_s, rate_hz, config.audio, settings.seed)
     tokenizer = tokenizer_class.fit(waveforms, settings)
-    for path in [folder, *([storage.absolute(section.path)] if section.path else [])]:
-        tokenizer.save(path)
-    described = speech.describe(folder)
-    assert described is not None
-    return described
+    if section.path:
+        tokenizer.save(storage.absolute(section.path))
+    tokenizer.save(folder)
+    return speech.describe(folder) or {}
 
 
 def _tokenize_shards(
-    config: TokenizeConfig, job: Job, ledger: Ledger, pending: Sequence[Entry], tokenizer: dict[str, Any],
-    done: dict[str, Entry],
-) -> Iterator[Entry]:  # fmt: skip
-    """Run the pending shards; yields the entry of each shard once it is in the ledger."""
-    if not pending:
-        return
-    rows_done = sum(entry["rows"] for entry in done.values())
-    rows = rows_done + sum(shard["rows"] for shard in pending)
-    meter = report.Meter(job)
-    pieces: dict[str, list[dict[str, Any]]] = {}
-    with ThreadPoolExecutor(8) as writers, job.progress("tokenize", rows, "utterances", rows_done) as progress:
-        recorded: list[Future[Entry]] = []
-        for result in _results(config, ledger.output, pending, tokenizer):
-            shard, counts = pending[result["position"]], json.loads(result["counts"])
-            progress.update(counts["rows"], meter.add(counts))
-            arrived = pieces.setdefault(shard["name"], [])
-            arrived.append(result | {"counts": counts})
-            last = next((one["piece"] for one in arrived if one["last"]), None)
-            if last is not None and len(arrived) == last + 1:
-                total: dict[str, Any] = {}
-                for one in pieces.pop(shard["name"]):
-                    total = add_counts(total, one["counts"])
-                recorded.append(writers.submit(ledger.record, shard, total))
-        for future in recorded:
-            yield future.result()
-
-
-def _results(
-    config: TokenizeConfig, output: str, pending: Sequence[Entry], tokenizer: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The Ray Data pipeline: one small row for each piece of a shard when its tables are written."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # A piece goes on as soon as it is there: without this Ray would gather pieces up to its target of 128 MB.
-    context.target_max_block_size = 1 << 20
-    section = config.tokenizer
-    device = _device(section)
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    most = max(1, int(resources.get("GPU", 0) / section.num_gpus) if device == "cuda" else int(resources["CPU"] / 4))
-    actors = min(section.max_actors or most, len(pending))
-    shards = ray.put(list(pending))
-    decode: Any = _decode  # Ray's own types leave out functions that take `fn_args`
-    write: Any = _write
-    dataset = (
-        ray.data.range(len(pending), override_num_blocks=len(pending))
-        .map_batches(
-            decode,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=config.decode.num_cpus,
-            # What a piece takes with the copy that is handed on. That this step asks for other resources than the next
-            # also keeps Ray from running both in the actors.
-            memory=config.decode.piece_s * tokenizer["sample_rate_hz"] * 4 * 3,
-            fn_args=(shards, output, tokenizer["sample_rate_hz"], config.audio, config.decode.piece_s),
-        )
-        .map_batches(
-            _Tokenize,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_constructor_args=(section.kind, storage.join(output, "tokenizer"), device),
-            compute=ray.data.ActorPoolStrategy(min_size=min(section.min_actors, actors), max_size=actors),
-            num_cpus=section.num_cpus,
-            num_gpus=section.num_gpus if device == "cuda" else 0,
-        )
-        .map_batches(write, batch_size=None, batch_format="pyarrow", fn_args=(shards, output), num_cpus=0.25)
+    config: TokenizeConfig,
+    job: Job,
+    ledger: Ledger,
+    pending: Sequence[Entry],
+    described: dict[str, Any],
+    rows_done: int,
+) -> Iterator[Entry]:
+    """Run the pending shards; yields their entries once all are in the ledger."""
+    num_rows = rows_done + sum(shard["rows"] for shard in pending)
+    meter = tokenize_report.Meter(job)
+    arrived: dict[str, list[dict[str, Any]]] = {}
+    recorded: list[Future[Entry]] = []
+    results = tokenize_pipeline.run(
+        pending, ledger.output, described, tokenizer=config.tokenizer, decode=config.decode, audio=config.audio
     )
-    yield from dataset.iter_rows()
-
-
-def _device(section: TokenizerSection) -> str:
-    if section.device == "auto":
-        return "cuda" if cluster.has_gpus() else "cpu"
-    return section.device
-
-
-def _decode(
-    batch: pa.Table, shards: Any, output: str, sample_rate_hz: int, limits: AudioSection, piece_s: float
-) -> Iterator[pa.Table]:
-    listed = ray.get(shards)
-    for position in batch.column("id").to_pylist():
-        shard = manifest.read_shard(output, listed[position]["name"])
-        for number, (piece, last) in enumerate(recordings.decode_shard(shard, sample_rate_hz, limits, piece_s)):
-            yield _row(position=position, piece=number, last=last, table=_packed(piece))
-
-
-class _Tokenize:
-    """Pieces of audio -> their units, rejects and counts."""
-
-    def __init__(self, kind: str, path: str, device: str) -> None:
-        import torch
-
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-        self._tokenizer = speech.load(kind, path, device)
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for row in _rows(batch):
-            units, rejects, counts = tokenize_piece(_unpacked(row["table"]), self._tokenizer)
-            yield _row(
-                **{name: row[name] for name in ("position", "piece", "last")},
-                units=_packed(units), rejects=_packed(rejects), counts=json.dumps(counts),
-            )  # fmt: skip
-
-
-def _write(batch: pa.Table, shards: Any, output: str) -> Iterator[pa.Table]:
-    listed = ray.get(shards)
-    for row in _rows(batch):
-        units, rejects = _unpacked(row["units"]), _unpacked(row["rejects"])
-        write_piece(output, listed[row["position"]], row["piece"], units, rejects)
-        yield _row(**{name: row[name] for name in ("position", "piece", "last", "counts")})
-
-
-def _row(**columns: Any) -> pa.Table:
-    """A table of one row; buffers become binary values without a copy."""
-    arrays = {}
-    for name, value in columns.items():
-        if isinstance(value, pa.Buffer):
-            offsets = pa.py_buffer(bytes(8) + value.size.to_bytes(8, "little"))
-            arrays[name] = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, value])
-        else:
-            arrays[name] = pa.array([value])
-    return pa.table(arrays)
-
-
-def _rows(batch: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows of a batch; binary values stay in Arrow's memory."""
-    for position in range(batch.num_rows):
-        row = {}
-        for name in batch.column_names:
-            value = batch.column(name)[position]
-            row[name] = value.as_buffer() if pa.types.is_large_binary(value.type) else value.as_py()
-        yield row
-
-
-def _packed(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def _unpacked(data: pa.Buffer) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()
+    with ThreadPoolExecutor(8) as writers, job.progress("tokenize", num_rows, "utterances", rows_done) as progress:
+        for result in results:
+            shard = result["shard"]
+            progress.update(result["counts"]["rows"], meter.add(result["counts"]))
+            pieces = arrived.setdefault(shard["name"], [])
+            pieces.append(result)
+            last = next((piece["piece"] for piece in pieces if piece["last"]), None)
+            if last is not None and len(pieces) == last + 1:
+                del arrived[shard["name"]]
+                counts: Entry = {}
+                for piece in pieces:
+                    counts = add_counts(counts, piece["counts"])
+                recorded.append(writers.submit(ledger.record, shard, counts))
+    meter.close()
+    for future in recorded:
+        yield future.result()

@@ -38,10 +38,17 @@ class Meter:
             self._job.run.log_metrics({"throughput/audio_s_per_s": rate}, step=self._pieces)
         return f"{rate:,.0f} audio s/s"
 
+    def close(self) -> float:
+        """Record and return the rate over all pieces."""
+        rate = self._audio_s / max(time.monotonic() - self._started_s, 1e-9)
+        self._job.run.log_metrics({"throughput/audio_s_per_s": rate}, step=self._pieces)
+        return rate
+
 
 def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, Any]) -> dict[str, Any]:
     """The content of summary.json. Accepted and rejected rows are all rows of the manifest."""
     total: Entry = {"rows": 0, "accepted": 0, "rejected": 0, "reasons": {}, "audio_s": 0.0, "frames": 0, "units": 0}
+    total["rejected_s"] = 0.0
     by_place: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         counts = {name: entry[name] for name in total}
@@ -54,6 +61,8 @@ def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, A
     assert accepted + rejected == corpus.num_rows, (accepted, reasons, corpus.num_rows)
     return {
         "rows": {"manifest": corpus.num_rows, "accepted": accepted, "rejected": rejected, "reasons": reasons},
+        # Rejected audio counts as far as its length is known.
+        "hours_in": round((total["audio_s"] + total["rejected_s"]) / 3600, 4),
         "hours": round(total["audio_s"] / 3600, 4),
         "frames": total["frames"],
         "units": total["units"],

@@ -7,6 +7,7 @@ in one place, `data.manifest`.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -124,7 +125,8 @@ class Reader:
     def _resolved(self, row: Row, base: str) -> Row:
         audio = row.get("audio")
         if isinstance(audio, str) and audio and not audio.startswith("/") and not storage.is_uri(audio):
-            row["audio"] = f"{base}/{audio}"
+            path = f"{base}/{audio}"
+            row["audio"] = path if storage.is_uri(base) or "./" not in audio else os.path.normpath(path)
         return row
 
 

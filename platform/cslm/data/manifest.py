@@ -202,14 +202,19 @@ def _clean(row: Row, section: CorpusSection) -> tuple[Row, tuple[str, str] | Non
     for name in ("start_s", "end_s"):
         value = row.get(name)
         try:
-            clean[name] = None if value in (None, "") else float(value)
+            clean[name] = None if _is_blank(value) else float(value)
         except (TypeError, ValueError):
             return {}, ("bad_number", f"column {name} must be a number of seconds, found {value!r}")
     return clean, None
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+    return None if _is_blank(value) else str(value)
+
+
+def _is_blank(value: Any) -> bool:
+    # Tables that went through pandas hold NaN where there is nothing.
+    return value is None or value == "" or value != value
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:

@@ -26,6 +26,7 @@ PIECE_SCHEMA = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("error", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("rejected_s", pa.float64()),
         pa.field("samples", pa.large_list(pa.float32())),
     ]
 )
@@ -45,10 +46,10 @@ def decode_shard(
     left = shard.num_rows
     # Spans of one recording stand together, so that it is fetched once.
     for row in sorted(shard.to_pylist(), key=lambda row: str(row["audio"])):
-        outcome = reader.read(row)
-        rows.append(row | outcome[0])
-        waveforms.append(outcome[1])
-        held_s += len(outcome[1]) / sample_rate_hz
+        found, waveform = reader.read(row)
+        rows.append(row | found)
+        waveforms.append(waveform)
+        held_s += len(waveform) / sample_rate_hz
         left -= 1
         if held_s >= piece_s or left == 0:
             yield _piece(rows, waveforms), left == 0
@@ -79,10 +80,10 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
         rows = pa.concat_tables([manifest.read_shard(output, name) for name in chosen])
         left_s = seconds / len(languages)
         for position in rng.permutation(rows.num_rows):
-            outcome = reader.read(rows.slice(position, 1).to_pylist()[0])
-            if len(outcome[1]):
-                taken.append(outcome[1])
-                left_s -= len(outcome[1]) / sample_rate_hz
+            _, waveform = reader.read(rows.slice(position, 1).to_pylist()[0])
+            if len(waveform):
+                taken.append(waveform)
+                left_s -= len(waveform) / sample_rate_hz
             if left_s <= 0:
                 break
     return taken
@@ -95,14 +96,15 @@ class _Recordings:
         self._sample_rate_hz, self._limits = sample_rate_hz, limits
         self._held: tuple[str, bytes, str] | None = None
 
-    def read(self, row: dict[str, Any]) -> tuple[dict[str, str], Waveform]:
+    def read(self, row: dict[str, Any]) -> tuple[dict[str, Any], Waveform]:
         """What the row gains, and its samples: none when the row cannot be taken."""
         try:
             data, digest = self._fetch(row["audio"])
             span = {"start_s": row["start_s"], "end_s": row["end_s"]}
             return {"sha256": digest}, decode(data, self._sample_rate_hz, **span, limits=self._limits)
         except AudioError as error:
-            return {"error": error.reason, "message": str(error)}, np.empty(0, np.float32)
+            why = {"error": error.reason, "message": str(error), "rejected_s": error.audio_s}
+            return why, np.empty(0, np.float32)
 
     def _fetch(self, uri: str) -> tuple[bytes, str]:
         if self._held is None or self._held[0] != uri:

@@ -47,6 +47,7 @@ def tokenize_piece(piece: pa.Table, tokenizer: SpeechTokenizer) -> tuple[pa.Tabl
         "rejected": len(rejects),
         "reasons": dict(Counter(row["error"] for row in rejects)),
         "audio_s": float(sum(durations_s)),
+        "rejected_s": float(sum(row["rejected_s"] or 0 for row in rows)),
         "frames": sum(sequence.num_frames for sequence in sequences),
         "units": len(codes),
         "duration_counts": np.bincount(

@@ -55,43 +55,40 @@ def decode(
             samples_TC = sound.read(count, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise _unreadable(data, error) from error
-    if len(samples_TC) == 0:
-        raise AudioError("no_samples", "a recording must hold samples, found a header alone; copy the file again")
     # A file cut short may promise more samples in its header than it has.
-    _check_length(len(samples_TC) / source_rate_hz, limits)
+    audio_s = len(samples_TC) / source_rate_hz
+    _check_length(audio_s, limits)
     samples = samples_TC[:, 0] if samples_TC.shape[1] == 1 else samples_TC.mean(axis=1)
     if not np.isfinite(samples).all():
-        raise AudioError("not_finite", "samples must be finite numbers, found NaN or infinity; export the file again")
+        message = "samples must be finite numbers, found NaN or infinity; export the file again"
+        raise AudioError("not_finite", message, audio_s)
     if not samples.any():
-        raise AudioError(
-            "silent", "a recording must hold sound, found zeros only; record it again or leave the row out"
-        )
+        raise AudioError("silent", "audio must hold sound, found zeros only; record it again or drop the row", audio_s)
     if source_rate_hz != sample_rate_hz:
         samples = soxr.resample(samples, source_rate_hz, sample_rate_hz, quality="HQ")
     return np.ascontiguousarray(samples, np.float32)
 
 
 def _span(num_frames: int, rate_hz: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    start = 0.0 if start_s is None else start_s
+    if num_frames == 0:
+        raise AudioError("no_samples", "a recording must hold samples, found a header alone; copy the file again")
     length_s = num_frames / rate_hz
+    start = 0.0 if start_s is None else start_s
     end = length_s if end_s is None else end_s
-    if start < 0 or (end <= start and (start_s, end_s) != (None, None)) or end > length_s + _SPAN_SLACK_S:
-        raise AudioError(
-            "bad_span",
-            f"a span must lie inside its recording with 0 <= start_s < end_s <= {length_s:.3f} s, "
-            f"found start_s={start_s}, end_s={end_s}; mend the row",
-        )
+    if not 0 <= start < end <= length_s + _SPAN_SLACK_S:
+        needed = f"0 <= start_s < end_s <= {length_s:.3f}, the length of the recording"
+        raise AudioError("bad_span", f"a span must have {needed}, found start_s={start_s}, end_s={end_s}; mend the row")
     first = round(start * rate_hz)
-    return first, min(round(end * rate_hz), num_frames) - first
+    return first, max(0, min(round(end * rate_hz), num_frames) - first)
 
 
-def _check_length(seconds: float, limits: AudioSection) -> None:
-    if seconds < limits.min_s:
+def _check_length(audio_s: float, limits: AudioSection) -> None:
+    if audio_s < limits.min_s:
         needed, remedy = f"at least {limits.min_s} s (audio.min_s)", "lower the limit or drop the row"
-        raise AudioError("too_short", f"audio must last {needed}, found {seconds:.3f} s; {remedy}")
-    if seconds > limits.max_s:
+        raise AudioError("too_short", f"audio must last {needed}, found {audio_s:.3f} s; {remedy}", audio_s)
+    if audio_s > limits.max_s:
         needed, remedy = f"at most {limits.max_s} s (audio.max_s)", "give its utterances as spans or raise the limit"
-        raise AudioError("too_long", f"audio must last {needed}, found {seconds:.1f} s; {remedy}")
+        raise AudioError("too_long", f"audio must last {needed}, found {audio_s:.1f} s; {remedy}", audio_s)
 
 
 def _unreadable(data: bytes, error: Exception) -> AudioError:

@@ -1,0 +1,203 @@
+"""The Ray Data pipeline of the tokenize job: pending shards -> tables written, and a small row of counts for each.
+
+With GPUs three steps run side by side, so that a GPU waits for nothing: decoding on CPU tasks, the tokenizer in a pool
+of actors that load it once, writing on CPU tasks. Without, they would only compete for the same cores: decoding and
+writing then happen in the tokenizer's actors, and no audio crosses from one process to another. Between steps a piece
+of a shard is one row that holds its table as bytes, which Ray cannot cut in two: each file is written by one task.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from threadpoolctl import threadpool_limits
+
+from cslm import cluster, storage
+from cslm.config import Section, group, setting
+from cslm.data import manifest, recordings
+from cslm.data.ledger import Entry, write_piece
+from cslm.data.units import tokenize_piece
+from cslm.speech import tokenizer as speech
+from cslm.speech.audio import AudioSection
+from cslm.speech.tokenizers import KMeansSection
+
+# What a worker takes before it holds any audio.
+_PROCESS_BYTES = 300 << 20
+
+
+class TokenizerSection(Section):
+    """Which tokenizer, and what its actors get."""
+
+    kind: str = setting("kmeans", f"one of: {', '.join(speech.KINDS)}")
+    path: str | None = setting(None, "saved tokenizer; where there is none one is fitted on the corpus and saved there")
+    kmeans: KMeansSection = group(KMeansSection, "what a k-means tokenizer is fitted with")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
+    num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
+    num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
+    min_actors: int = setting(1, "actors at the start", ge=1)
+    max_actors: int | None = setting(
+        None, "actors at most; when not given as many as GPUs, or as half of the CPUs, of the cluster suffice for", ge=1
+    )
+
+
+class DecodeSection(Section):
+    """How audio is read and decoded."""
+
+    apart: bool | None = setting(
+        None,
+        "decode and write in tasks beside the actors, not in them; on cuda when not given. Pays on slow storage too",
+    )
+    num_cpus: float = setting(1.0, "logical CPUs of a decoding task that stands apart", gt=0)
+    piece_s: float = setting(1200.0, "audio that is held decoded at a time; bounds memory", unit="s", gt=0)
+
+
+def run(
+    pending: Sequence[Entry],
+    output: str,
+    described: dict[str, Any],
+    *,
+    tokenizer: TokenizerSection,
+    decode: DecodeSection,
+    audio: AudioSection,
+) -> Iterator[dict[str, Any]]:
+    """Tokenize shards; yields {shard, piece, last, counts} once the tables of a piece are written.
+
+    `described` is what the tokenizer's own file says (see `speech.tokenizer.describe`).
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A piece goes on as soon as it is there: without this Ray would gather pieces up to its target of 128 MB.
+    context.target_max_block_size = 1 << 20
+    on_gpu = device_of(tokenizer) == "cuda"
+    apart = on_gpu if decode.apart is None else decode.apart
+    num_actors = min(_most_actors(tokenizer, on_gpu), len(pending))
+    decode_step: Any = _decode  # Ray's own types leave out functions that take `fn_args`
+    write_step: Any = _write
+    # Two steps that ask for the same resources are one to Ray, two that do not stay apart. The memory is that of a
+    # piece, of the copies that are handed on, and of the process itself.
+    piece_bytes = decode.piece_s * described["sample_rate_hz"] * 4
+    resources = {"num_cpus": decode.num_cpus, "memory": 3 * piece_bytes + _PROCESS_BYTES}
+    dataset = ray.data.range(len(pending), override_num_blocks=len(pending)).map_batches(
+        decode_step,
+        batch_size=None,
+        batch_format="pyarrow",
+        **(resources if apart else {"num_cpus": tokenizer.num_cpus, "num_gpus": tokenizer.num_gpus if on_gpu else 0}),
+        fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], audio, decode.piece_s),
+    )
+    dataset = dataset.map_batches(
+        _Tokenize if apart else _TokenizeAndWrite,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_constructor_args=(described["kind"], output, "cuda" if on_gpu else "cpu"),
+        compute=ray.data.ActorPoolStrategy(min_size=min(tokenizer.min_actors, num_actors), max_size=num_actors),
+        num_cpus=tokenizer.num_cpus,
+        num_gpus=tokenizer.num_gpus if on_gpu else 0,
+    )
+    if apart:
+        dataset = dataset.map_batches(
+            write_step, batch_size=None, batch_format="pyarrow", fn_args=(output,), num_cpus=0.25
+        )
+    for row in dataset.iter_rows():
+        yield {**row, "shard": json.loads(row["shard"]), "counts": json.loads(row["counts"])}
+
+
+def device_of(section: TokenizerSection) -> str:
+    """The device that actors use on the cluster as it is now."""
+    if section.device == "auto":
+        return "cuda" if cluster.has_gpus() else "cpu"
+    return section.device
+
+
+def one_thread_a_cpu() -> None:
+    """Keep numerical libraries from taking all cores in every worker: Ray tells each its share by this variable."""
+    threadpool_limits(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
+    if section.max_actors is not None:
+        return section.max_actors
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if on_gpu:
+        return max(1, int(resources.get("GPU", 0) / section.num_gpus))
+    return max(1, int(resources["CPU"] / section.num_cpus / 2))
+
+
+def _decode(
+    batch: pa.Table, pending: Any, output: str, sample_rate_hz: int, limits: AudioSection, piece_s: float
+) -> Iterator[pa.Table]:
+    shards = ray.get(pending)
+    for position in batch.column("id").to_pylist():
+        shard = shards[position]
+        rows = manifest.read_shard(output, shard["name"])
+        for number, (piece, last) in enumerate(recordings.decode_shard(rows, sample_rate_hz, limits, piece_s)):
+            yield _row(shard=json.dumps(shard), piece=number, last=last, table=_packed(piece))
+
+
+class _Tokenize:
+    """Pieces of audio -> their units, rejects and counts."""
+
+    def __init__(self, kind: str, output: str, device: str) -> None:
+        one_thread_a_cpu()
+        self._tokenizer = speech.load(kind, storage.join(output, "tokenizer"), device)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for row in _rows(batch):
+            units, rejects, counts = tokenize_piece(_unpacked(row.pop("table")), self._tokenizer)
+            yield _row(**row, units=_packed(units), rejects=_packed(rejects), counts=json.dumps(counts))
+
+
+class _TokenizeAndWrite(_Tokenize):
+    """The same and their tables written, in one step."""
+
+    def __init__(self, kind: str, output: str, device: str) -> None:
+        super().__init__(kind, output, device)
+        self._output = output
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for result in super().__call__(batch):
+            yield from _write(result, self._output)
+
+
+def _write(batch: pa.Table, output: str) -> Iterator[pa.Table]:
+    for row in _rows(batch):
+        units, rejects = _unpacked(row.pop("units")), _unpacked(row.pop("rejects"))
+        write_piece(output, json.loads(row["shard"]), row["piece"], units, rejects)
+        yield _row(**row)
+
+
+def _row(**columns: Any) -> pa.Table:
+    """A table of one row; buffers become binary values without a copy."""
+    arrays = {}
+    for name, value in columns.items():
+        if isinstance(value, pa.Buffer):
+            offsets = pa.py_buffer(bytes(8) + value.size.to_bytes(8, "little"))
+            arrays[name] = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, value])
+        else:
+            arrays[name] = pa.array([value])
+    return pa.table(arrays)
+
+
+def _rows(batch: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows of a batch; binary values stay in Arrow's memory."""
+    for position in range(batch.num_rows):
+        row = {}
+        for name in batch.column_names:
+            value = batch.column(name)[position]
+            row[name] = value.as_buffer() if pa.types.is_large_binary(value.type) else value.as_py()
+        yield row
+
+
+def _packed(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _unpacked(data: pa.Buffer) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
