@@ -1,0 +1,119 @@
+"""A real Ray head on loopback, jobs through the real `ray job submit`, and nothing left of it however it ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cslm.apps.local_cluster import LocalCluster, submit_command
+from cslm.errors import CslmError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(num_cpus=4) as started:
+        yield started
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    (tmp_path / "job.py").write_text(
+        textwrap.dedent("""\
+            #!/usr/bin/env -S python -P
+            import os, sys
+            import ray
+
+            ray.init(log_to_driver=False)
+
+            @ray.remote
+            def where():
+                return os.environ["RESULTS"]
+
+            print(sys.executable, ray.get(where.remote()), os.getcwd())
+            print(ray.nodes()[0]["NodeManagerAddress"], ray.cluster_resources()["CPU"])
+            sys.exit(int(sys.argv[1]))
+        """)
+    )
+    (tmp_path / "job.py").chmod(0o755)
+    return tmp_path
+
+
+def test_a_job_runs_in_the_clusters_copy_and_its_output_and_exit_code_come_back(
+    cluster: LocalCluster, jobs: Path
+) -> None:
+    said: list[str] = []
+    code = cluster.submit("job", ["./job.py", "3"], working_dir=str(jobs), env={"RESULTS": "/here"}, say=said.append)
+    assert code == 3
+    executable, results, folder = next(line for line in said if "/here" in line).split()
+    assert executable == sys.executable
+    assert results == "/here"
+    assert "runtime_resources/working_dir_files" in folder
+    assert "127.0.0.1 4.0" in said
+
+
+def test_a_job_that_cannot_be_submitted_says_why(cluster: LocalCluster, tmp_path: Path) -> None:
+    with pytest.raises(CslmError, match="a job must be taken by the cluster"):
+        cluster.submit("job", ["true"], working_dir=str(tmp_path), env={"A": 1}, say=print)  # type: ignore[dict-item]
+
+
+def test_everything_of_the_cluster_listens_on_loopback_only(cluster: LocalCluster) -> None:
+    assert cluster._process is not None
+    listening = []
+    for process in psutil.Process(cluster._process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # workers come and go
+            open_now = process.net_connections("tcp")
+            listening += [one.laddr.ip for one in open_now if one.status == psutil.CONN_LISTEN]
+    assert len(listening) > 5
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_the_submit_command_is_what_a_user_would_type() -> None:
+    command = submit_command(
+        "http://127.0.0.1:1", "x-1", ["jobs/x.py", "--a.b", "c d"], working_dir=".", env={"A": "b"}
+    )
+    assert command[1:4] == ["job", "submit", "--address"]
+    assert command[command.index("--working-dir") + 1] == "."
+    assert command[command.index("--runtime-env-json") + 1] == '{"env_vars": {"A": "b"}}'
+    assert command[command.index("--") + 1 :] == ["jobs/x.py", "--a.b", "c d"]
+
+
+def test_nothing_is_left_of_a_cluster_whose_owner_is_killed_in_the_middle_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("import time\nprint('working', flush=True)\ntime.sleep(600)\n")
+    owner_code = textwrap.dedent("""
+        import sys
+        from cslm.apps.local_cluster import LocalCluster
+
+        with LocalCluster() as cluster:
+            print(cluster._process.pid, cluster._folder, flush=True)
+            say = lambda line: print(line, flush=True)
+            cluster.submit("long", ["python", "long.py"], working_dir=sys.argv[1], env={}, say=say)
+    """)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", owner_code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")},
+    )
+    assert owner.stdout is not None
+    keeper, folder = owner.stdout.readline().split()
+    assert "working" in iter(lambda: owner.stdout.readline().strip(), None)  # type: ignore[union-attr]
+    tree = [psutil.Process(int(keeper)), *psutil.Process(int(keeper)).children(recursive=True)]
+    assert any("long.py" in one.cmdline() for one in tree)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    _, alive = psutil.wait_procs(tree, timeout=60)
+    assert alive == []
+    give_up_s = time.monotonic() + 30
+    while Path(folder).exists() and time.monotonic() < give_up_s:
+        time.sleep(0.1)
+    assert not Path(folder).exists()
