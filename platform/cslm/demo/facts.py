@@ -20,7 +20,7 @@ MONTHS = (
 THING_COLOURS = {
     **{"sky": "blue", "sea": "blue", "grass": "green", "frog": "green", "snow": "white", "milk": "white"},
     **{"salt": "white", "blood": "red", "tomato": "red", "strawberry": "red", "lemon": "yellow", "banana": "yellow"},
-    **{"coal": "black", "crow": "black", "chocolate": "brown", "elephant": "gray"},
+    **{"coal": "black", "crow": "black", "chocolate": "brown", "elephant": "grey"},
 }
 OPPOSITES = {
     **{"big": "small", "hot": "cold", "fast": "slow", "good": "bad", "open": "closed", "full": "empty"},

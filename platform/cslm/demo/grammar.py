@@ -16,7 +16,7 @@ from functools import cache
 from cslm.demo import languages
 from cslm.errors import ConfigError
 
-COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "gray")
+COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "grey")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TIMES = ("morning", "afternoon", "night", "every day", "today")
 
@@ -24,7 +24,7 @@ TIMES = ("morning", "afternoon", "night", "every day", "today")
 INVENTORIES: Mapping[str, tuple[str, ...]] = {
     "person": (
         *("teacher", "doctor", "farmer", "singer", "student"),
-        *("driver", "cook", "neighbor", "soldier", "painter"),
+        *("driver", "cook", "neighbour", "soldier", "painter"),
     ),
     "trait": ("old", "young", "tall", "happy"),
     "animal": ("cat", "dog", "horse", "bird", "cow", "rabbit", "sheep", "duck"),

@@ -1,8 +1,8 @@
 """Synthetic speech by espeak-ng through ctypes, from the library that the wheel `espeakng-loader` carries.
 
 The library keeps state across calls (oscillator phases, flutter, a noise generator seeded by the clock), so that one
-sentence said twice differs in nearly every sample. Every call here loads it afresh and sets the seed: that costs a
-millisecond and a half, and speech becomes a pure function of text, voice and speaker, in any process and any order.
+sentence said twice differs in nearly every sample. Every call here loads it afresh and sets the seed: that costs
+half a millisecond, and speech becomes a pure function of text, voice and speaker, in any process and any order.
 """
 
 import _ctypes

@@ -100,7 +100,7 @@ def test_french_elides_and_agrees():
     assert said("fr", "person_gives", "student", "give", "bird", "green", "ball") == (
         "L'étudiant donne une balle verte à l'oiseau."
     )
-    assert said("fr", "there_are", "3", "gray", "horse", "market") == "Il y a trois chevaux gris au marché."
+    assert said("fr", "there_are", "3", "grey", "horse", "market") == "Il y a trois chevaux gris au marché."
     opposite = load_language("fr").exchange("opposite", ("open", "closed"))
     assert opposite.questions[0] == "Quel est le contraire d'ouvert ?"
     assert load_language("fr").exchange("capital", ("Japan", "Tokyo")).answers[2] == "La capitale du Japon est Tokyo."

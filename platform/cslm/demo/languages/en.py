@@ -1,4 +1,4 @@
-"""English wording of the demo corpus (American spelling and voice)."""
+"""English wording of the demo corpus, in British spelling as its voice speaks it."""
 
 from cslm.demo.facts import NUMBERS as DIGITS
 from cslm.demo.grammar import Exchange, Language
@@ -112,10 +112,10 @@ def _colour(thing: str, colour: str) -> Exchange:
     phrase = THINGS.get(thing, thing)
     return Exchange(
         (
-            f"what color is {phrase}?",
-            f"what is the color of {phrase}?",
-            f"tell me what color {phrase} is.",
-            f"do you know what color {phrase} is?",
+            f"what colour is {phrase}?",
+            f"what is the colour of {phrase}?",
+            f"tell me what colour {phrase} is.",
+            f"do you know what colour {phrase} is?",
         ),
         (f"{colour}.", f"it is {colour}.", f"{phrase} is {colour}."),
     )
@@ -211,7 +211,7 @@ def _compare(word: str, small: str, big: str, answer: str) -> Exchange:
 LANGUAGE = Language(
     code="en",
     name="English",
-    voice="en-us",
+    voice="gmw/en",
     statements={
         "animal_does": _animal_does,
         "person_handles": _person_handles,

@@ -14,7 +14,7 @@ NUMBERS = dict(
 )
 # Nouns with their article; those ending in other than a vowel take -es in the plural.
 PEOPLE = {"teacher": "el profesor", "doctor": "la doctora", "farmer": "el granjero", "singer": "la cantante"}
-PEOPLE |= {"student": "el estudiante", "driver": "el conductor", "cook": "la cocinera", "neighbor": "la vecina"}
+PEOPLE |= {"student": "el estudiante", "driver": "el conductor", "cook": "la cocinera", "neighbour": "la vecina"}
 PEOPLE |= {"soldier": "el soldado", "painter": "el pintor"}
 ANIMALS = {"cat": "el gato", "dog": "el perro", "horse": "el caballo", "bird": "el pájaro", "cow": "la vaca"}
 ANIMALS |= {"rabbit": "el conejo", "sheep": "la oveja", "duck": "el pato"}
@@ -33,7 +33,7 @@ BEASTS |= {"horse": "el caballo", "elephant": "el elefante"}
 FOODS = {"bread": "pan", "rice": "arroz", "fish": "pescado", "meat": "carne", "cheese": "queso", "eggs": "huevos"}
 TRAITS = {"old": "viejo", "young": "joven", "tall": "alto", "happy": "contento"}
 COLOURS = {"red": "rojo", "blue": "azul", "green": "verde", "yellow": "amarillo"}
-COLOURS |= {"black": "negro", "white": "blanco", "brown": "marrón", "gray": "gris"}
+COLOURS |= {"black": "negro", "white": "blanco", "brown": "marrón", "grey": "gris"}
 SIZES = {"big": "grande", "small": "pequeño"}
 RELATIONS = {"on": "sobre", "under": "debajo de", "near": "cerca de", "behind": "detrás de"}
 DAY_NAMES = dict(zip(DAYS, "lunes martes miércoles jueves viernes sábado domingo".split(), strict=True))

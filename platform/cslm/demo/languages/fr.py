@@ -15,7 +15,7 @@ NUMBERS = dict(
 # Nouns stand with `un` or `une`; the definite article follows from it and from the first letter.
 PEOPLE = {"teacher": "un professeur", "doctor": "un médecin", "farmer": "une fermière", "singer": "une chanteuse"}
 PEOPLE |= {"student": "un étudiant", "driver": "un conducteur", "cook": "une cuisinière"}
-PEOPLE |= {"neighbor": "une voisine", "soldier": "un soldat", "painter": "un peintre"}
+PEOPLE |= {"neighbour": "une voisine", "soldier": "un soldat", "painter": "un peintre"}
 ANIMALS = {"cat": "un chat", "dog": "un chien", "horse": "un cheval", "bird": "un oiseau", "cow": "une vache"}
 ANIMALS |= {"rabbit": "un lapin", "sheep": "un mouton", "duck": "un canard"}
 OBJECTS = {"book": "un livre", "cup": "une tasse", "hat": "un chapeau", "shirt": "une chemise", "box": "une boîte"}
@@ -44,7 +44,7 @@ FOODS |= {"cheese": "du fromage", "eggs": "des œufs"}
 # Masculine and feminine; colours follow their noun.
 COLOURS = {"red": ("rouge", "rouge"), "blue": ("bleu", "bleue"), "green": ("vert", "verte")}
 COLOURS |= {"yellow": ("jaune", "jaune"), "black": ("noir", "noire"), "white": ("blanc", "blanche")}
-COLOURS |= {"brown": ("marron", "marron"), "gray": ("gris", "grise")}
+COLOURS |= {"brown": ("marron", "marron"), "grey": ("gris", "grise")}
 DAY_NAMES = dict(zip(DAYS, "lundi mardi mercredi jeudi vendredi samedi dimanche".split(), strict=True))
 MONTH_NAMES = dict(
     zip(

@@ -10,7 +10,7 @@ NUMBERS |= {digit: f"十{_ONES[int(digit) - 10] if digit != '10' else ''}" for d
 # Before a measure word two is another word.
 COUNTS = NUMBERS | {"2": "两"}
 PEOPLE = {"teacher": "老师", "doctor": "医生", "farmer": "农民", "singer": "歌手", "student": "学生"}
-PEOPLE |= {"driver": "司机", "cook": "厨师", "neighbor": "邻居", "soldier": "士兵", "painter": "画家"}
+PEOPLE |= {"driver": "司机", "cook": "厨师", "neighbour": "邻居", "soldier": "士兵", "painter": "画家"}
 TRAITS = {"old": "年老的", "young": "年轻的", "tall": "高大的", "happy": "快乐的"}
 # Each noun with its measure word.
 ANIMALS = {"cat": ("猫", "只"), "dog": ("狗", "只"), "horse": ("马", "匹"), "bird": ("鸟", "只")}
@@ -20,7 +20,7 @@ OBJECTS |= {"box": ("盒子", "个"), "bag": ("包", "个"), "chair": ("椅子",
 OBJECTS |= {"bicycle": ("自行车", "辆"), "umbrella": ("雨伞", "把")}
 FOODS = {"bread": "面包", "rice": "米饭", "fish": "鱼", "meat": "肉", "cheese": "奶酪", "eggs": "鸡蛋"}
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "yellow": "黄色"}
-COLOURS |= {"black": "黑色", "white": "白色", "brown": "棕色", "gray": "灰色"}
+COLOURS |= {"black": "黑色", "white": "白色", "brown": "棕色", "grey": "灰色"}
 SIZES = {"big": "大", "small": "小"}
 PLACES = {"garden": "花园", "park": "公园", "forest": "森林", "kitchen": "厨房"}
 PLACES |= {"school": "学校", "market": "市场", "station": "车站", "library": "图书馆"}
