@@ -170,18 +170,29 @@ def write_json(uri: str, value: Any) -> None:
 
 def write_table(table: pa.Table, uri: str) -> None:
     """Write one Parquet file (zstd), whole or not at all."""
+    write_row_groups([table], uri)
+
+
+def write_row_groups(tables: Sequence[pa.Table], uri: str) -> None:
+    """Write tables of one schema as the row groups of one Parquet file (zstd), whole or not at all."""
     if is_uri(uri):
         system, path = filesystem(uri)
-        pq.write_table(table, path, filesystem=system, compression="zstd")
+        _write_parquet(tables, path, system)
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        _write_parquet(tables, str(temporary), pafs.LocalFileSystem())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_parquet(tables: Sequence[pa.Table], path: str, system: pafs.FileSystem) -> None:
+    with pq.ParquetWriter(path, tables[0].schema, filesystem=system, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def dataset(uri: str | Sequence[str]) -> pads.Dataset:

@@ -14,7 +14,9 @@ from cslm.config import fingerprint, group
 from cslm.data import pack
 from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
+from cslm.lm import prompts
 from cslm.lm.model import ModelSection
+from cslm.speech.tokenizer import SETTINGS_FILE
 from cslm.train.loop import TrainSection
 from cslm.train.zero import DeepSpeedSection
 
@@ -82,7 +84,10 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
 
 
 def corpus_texts(section: pack.DataSection) -> list[str]:
-    """The distinct texts of the training tables, sorted, for training a text tokenizer."""
+    """Texts to train a text tokenizer on: the distinct ones of the tables, sorted, and the prompts around them.
+
+    Prompts stand in every example, so they are given a weight of a tenth of the corpus.
+    """
     texts = set(_column(pack.units_folder(section.units), "text", section.split))
     if section.parallel_text:
         for column in ("source", "target"):
@@ -90,7 +95,10 @@ def corpus_texts(section: pack.DataSection) -> list[str]:
     if section.dialogues:
         for turns in _column(storage.absolute(section.dialogues), "turns", section.split):
             texts |= {turn["text"] for turn in turns}
-    return sorted(text for text in texts if text)
+    languages = sorted(set(_column(pack.units_folder(section.units), "language", section.split)))
+    framing = prompts.framing_texts(languages)
+    weight = 1 + len(texts) // (10 * len(framing))
+    return sorted(text for text in texts if text) + framing * weight
 
 
 def _column(uri: str, column: str, split: str) -> list[Any]:
@@ -133,7 +141,7 @@ def _units_facts(section: pack.DataSection) -> dict[str, Any]:
     fingerprints = pc.unique(table.column("tokenizer")).to_pylist()
     if len(fingerprints) != 1:
         raise ConfigError(f"data.units: must be made by one tokenizer, found {len(fingerprints)}: {fingerprints}")
-    description = storage.join(storage.parent(folder), "tokenizer", "tokenizer.json")
+    description = storage.join(storage.parent(folder), "tokenizer", SETTINGS_FILE)
     if not storage.exists(description):
         raise ConfigError(f"data.units: the tokenizer's description must lie beside the table, found no {description}")
     return {

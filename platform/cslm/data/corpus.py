@@ -131,7 +131,7 @@ class Reader:
 
 
 def _suffix(path: str) -> str:
-    dot = path.rfind(".", path.rfind("/"))
+    dot = path.rfind(".", path.rfind("/") + 1)
     return path[dot:].lower() if dot >= 0 else ""
 
 

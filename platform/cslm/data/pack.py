@@ -1,12 +1,16 @@
 """Builds the packed table: tables in, training rows out, by Ray Data, once for each (data, settings).
 
 Examples are dealt to buckets by a hash of their ids, and each bucket is packed on its own. The result is the same
-for any number of workers, and no process ever holds more than one bucket.
+for any number of workers, and no process ever holds more than one bucket. Examples wait for their bucket in Parquet
+files whose row groups are the buckets: Ray's own shuffle would hold a CPU for each of its aggregators, which a small
+cluster does not have.
 """
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,22 +72,21 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
         return dict(storage.read_json(done))
     storage.remove(output)
     num_buckets = max(1, round(num_rows * sum(weights.values()) / max(len(weights), 1) / _EXAMPLES_PER_BUCKET))
-    examples = _ExampleStep(model_folder, weights, section, num_buckets, seed)
-    step = _PackStep(output, section.row_length)
-
-    def pack_bucket(bucket: pa.Table) -> pa.Table:
-        return step(bucket)
-
-    packed = (
-        ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
-        .map_batches(examples, batch_size=None, batch_format="pyarrow")
-        .groupby("bucket")
-        .map_groups(pack_bucket, batch_format="pyarrow")
+    chunks = _chunks(jobs)
+    waiting = storage.join(output, "_examples")
+    step = _ExampleStep(model_folder, weights, section, num_buckets, seed, waiting)
+    items = [{"number": number, "jobs": json.dumps(chunk)} for number, chunk in enumerate(chunks)]
+    ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        step, batch_size=None, batch_format="pyarrow"
+    ).materialize()
+    packed = ray.data.range(num_buckets, override_num_blocks=min(num_buckets, 200)).map_batches(
+        _PackStep(waiting, output, section.row_length), batch_size=None, batch_format="pyarrow"
     )
     stats = _summarize(packed.take_all(), section.row_length)
     if not stats["num_rows"]:
         raise ConfigError(f"data: the tables must hold examples of {', '.join(weights) or 'any task'}, found none")
     stats["fingerprint"] = key
+    storage.remove(waiting)
     storage.write_json(done, stats)
     return stats
 
@@ -102,27 +105,65 @@ def _inputs(section: DataSection, weights: Mapping[str, float]) -> tuple[list[di
         if not storage.exists(uri):
             raise ConfigError(f"data.{table}: must be a table, found nothing at {uri}")
         for file in storage.list_files(uri, ".parquet") if storage.is_folder(uri) else [uri]:
-            num_rows += storage.dataset(file).count_rows()
-            digest = storage.listing_digest(file)
-            jobs.append({"table": table, "uri": uri, "file": file, "key": [table, file.removeprefix(uri), digest]})
+            name = file.removeprefix(uri)
+            if "/split=" in name and f"/split={section.split}/" not in name:
+                continue
+            rows = storage.dataset(file).count_rows()
+            key = [table, name, storage.listing_digest(file)]
+            jobs.append({"table": table, "uri": uri, "file": file, "rows": rows, "key": key})
+            num_rows += rows
     return jobs, num_rows
 
 
+def _chunks(jobs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Neighbouring files together, so that each task has work enough to be worth its start."""
+    chunks: list[list[dict[str, Any]]] = []
+    room = 0
+    for job in jobs:
+        if room <= 0:
+            chunks.append([])
+            room = _EXAMPLES_PER_BUCKET
+        chunks[-1].append(job)
+        room -= job["rows"]
+    return chunks
+
+
+@cache
+def _builder(model_folder: str) -> tuple[ExampleBuilder, vocabulary.Vocabulary]:
+    """Opened once a process: a worker takes many chunks."""
+    with storage.local_folder(model_folder) as folder:
+        layout = vocabulary.load(folder)
+        return ExampleBuilder(text_tokenizer.load(folder), layout), layout
+
+
 class _ExampleStep:
-    """Files of one table -> examples, each with its bucket."""
+    """Files of the tables -> one file of examples whose row groups are the buckets."""
 
     def __init__(
-        self, model_folder: str, weights: Mapping[str, float], section: DataSection, num_buckets: int, seed: int
+        self,
+        model_folder: str,
+        weights: Mapping[str, float],
+        section: DataSection,
+        num_buckets: int,
+        seed: int,
+        output: str,
     ) -> None:
         self._model_folder, self._weights, self._section = model_folder, weights, section
-        self._num_buckets, self._seed = num_buckets, seed
+        self._num_buckets, self._seed, self._output = num_buckets, seed, output
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        with storage.local_folder(self._model_folder) as folder:
-            builder = ExampleBuilder(text_tokenizer.load(folder), vocabulary.load(folder))
-            layout = vocabulary.load(folder)
-        rows: dict[str, list[Any]] = {name: [] for name in ("bucket", "task", "source", "input_ids", "loss_mask")}
-        for job in batch.column("job").to_pylist():
+        for item in batch.to_pylist():
+            table = self.examples(json.loads(item["jobs"]))
+            groups = [table.filter(pc.equal(table.column("bucket"), b)) for b in pc.unique(table.column("bucket"))]
+            if groups:
+                storage.write_row_groups(groups, storage.join(self._output, f"chunk-{item['number']:05d}.parquet"))
+        return batch.select(["number"])
+
+    def examples(self, jobs: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """The examples of some files, each with its bucket."""
+        builder, layout = _builder(self._model_folder)
+        rows: dict[str, list[Any]] = {name: [] for name in _EXAMPLE_SCHEMA.names}
+        for job in jobs:
             for example, copy in self._weighted(self._examples(job, builder, layout)):
                 place = zlib.crc32(f"{self._seed}/{copy}/{example.task}/{example.source}".encode())
                 rows["bucket"].append(place % self._num_buckets)
@@ -170,11 +211,17 @@ class _ExampleStep:
 class _PackStep:
     """The examples of one bucket -> one file of packed rows and a row of statistics."""
 
-    def __init__(self, output: str, row_length: int) -> None:
-        self._output, self._row_length = output, row_length
+    def __init__(self, examples: str, output: str, row_length: int) -> None:
+        self._examples, self._output, self._row_length = examples, output, row_length
 
-    def __call__(self, bucket: pa.Table) -> pa.Table:
-        number = bucket.column("bucket")[0].as_py()
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return pa.concat_tables([self._pack(number) for number in batch.column("id").to_pylist()])
+
+    def _pack(self, number: int) -> pa.Table:
+        files = storage.list_files(self._examples, ".parquet")
+        if not files:
+            return _STATS_SCHEMA.empty_table()
+        bucket = storage.read_table(files, _EXAMPLE_SCHEMA.names, pc.field("bucket") == number)
         bucket = bucket.sort_by([("task", "ascending"), ("source", "ascending")])
         lengths = pc.list_value_length(bucket.column("input_ids")).to_numpy()
         fits = np.flatnonzero(lengths <= self._row_length)

@@ -119,7 +119,7 @@ class _Recordings:
             except OSError as error:
                 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
                     raise _missing(uri, str(error)) from error
-                raise
+                raise OSError(error.errno, error.strerror or str(error), uri) from error
             self._held = (uri, data, hashlib.sha256(data).hexdigest())
         return self._held[1], self._held[2]
 

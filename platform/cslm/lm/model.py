@@ -12,7 +12,7 @@ import torch
 from cslm import storage
 from cslm.config import Section, setting
 from cslm.errors import ConfigError
-from cslm.lm import text_tokenizer, vocabulary
+from cslm.lm import attention, text_tokenizer, vocabulary
 from cslm.lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -81,12 +81,14 @@ def prepare(
     return layout
 
 
-def load(folder: str, dtype: torch.dtype | str = "auto") -> "PreTrainedModel":
-    """Open a local causal-LM folder; nothing is ever fetched."""
+def load(folder: str, dtype: torch.dtype | str = "auto", *, packed: bool = False) -> "PreTrainedModel":
+    """Open a local causal-LM folder; nothing is ever fetched. `packed` is for training on packed rows only."""
     from transformers import AutoModelForCausalLM
 
+    if packed:
+        attention.register()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        folder, dtype=dtype, local_files_only=True, attn_implementation=attention.NAME if packed else "sdpa"
     )
     return model
 

@@ -54,6 +54,15 @@ def templates(language: str) -> Templates:
     raise ConfigError(f"no prompts for the language {language}; there are {known}: add {language}.yaml beside them")
 
 
+def framing_texts(languages: Sequence[str]) -> list[str]:
+    """What prompts and frames say around the contents, for training a text tokenizer that spells them in few tokens."""
+    pieces = ["user", "assistant", "system", "\n\n"]
+    for language in languages:
+        for choices in templates(language).prompts.values():
+            pieces += [piece for choice in choices for piece in choice.split(SLOT) if piece]
+    return pieces
+
+
 @dataclass(frozen=True)
 class TurnFrame:
     """What stands around the content of one turn: the ids of its header and of the mark that ends it."""

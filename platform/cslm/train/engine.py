@@ -23,6 +23,8 @@ class ZeroEngine:
     ) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
+            # Compiling Muon's few small products takes a minute on a core and wins nothing there.
+            torch._dynamo.config.disable = True
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -34,11 +36,13 @@ class ZeroEngine:
         self._sharded_loading = HfDeepSpeedConfig(config)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with storage.local_folder(model_folder) as folder:
-            self.lm = lm_model.load(folder, dtype)
+            self.lm = lm_model.load(folder, dtype, packed=True)
         objective = PackedObjective(self.lm, num_groups)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, model_parameters=list(objective.parameters()), config=config
         )
+
+        self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
 
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
         """Forward and backward of one micro batch; the gradient is that of the sum of losses over `num_targets`.
@@ -52,10 +56,10 @@ class ZeroEngine:
             self._engine.step()
         return torch.as_tensor(per_group)
 
-    def step(self, learning_rate: float) -> float:
-        """Apply the accumulated gradient and return its norm before clipping."""
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = learning_rate
+    def step(self, scale: float) -> float:
+        """Apply the accumulated gradient at `scale` times the peak learning rates; returns its norm before clipping."""
+        for parameters, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            parameters["lr"] = peak * scale
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 

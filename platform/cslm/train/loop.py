@@ -20,7 +20,11 @@ class TrainSection(Section):
     epochs: float = setting(1.0, "passes over the packed rows, when max_steps is not given", gt=0)
     rows_per_step: int = setting(8, "packed rows of one optimizer step, over all workers", unit="rows", ge=1)
     micro_batch_rows: int = setting(4, "rows that one worker computes at a time", unit="rows", ge=1)
-    learning_rate: float = setting(6e-5, "peak learning rate", gt=0)
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "muon trains the matrices inside the blocks by Muon and the rest by AdamW: quicker from scratch"
+    )
+    learning_rate: float = setting(6e-5, "peak learning rate of AdamW", gt=0)
+    muon_learning_rate: float = setting(0.02, "peak learning rate of Muon", gt=0)
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls after warm-up")
     warmup_fraction: float = setting(0.03, "share of the steps in which the learning rate rises", ge=0, lt=1)
     weight_decay: float = setting(0.0, "AdamW weight decay", ge=0)
@@ -45,8 +49,8 @@ class Engine(Protocol):
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
         """Gradient of one micro batch; returns sums and counts for each group."""
 
-    def step(self, learning_rate: float) -> float:
-        """Apply the gradient; returns its norm."""
+    def step(self, scale: float) -> float:
+        """Apply the gradient at `scale` times the peak learning rates; returns its norm."""
 
 
 @dataclass
@@ -60,17 +64,17 @@ class Progress:
     last: dict[str, float] = field(default_factory=dict)
 
 
-def learning_rate(section: TrainSection, step: int, num_steps: int) -> float:
-    """The learning rate of a step counted from 0: linear warm-up, then the schedule down to zero."""
+def rate_scale(section: TrainSection, step: int, num_steps: int) -> float:
+    """Share of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero."""
     warmup = max(1, round(section.warmup_fraction * num_steps))
     if step < warmup:
-        return section.learning_rate * (step + 1) / warmup
+        return (step + 1) / warmup
     done = (step - warmup) / max(1, num_steps - warmup)
     if section.schedule == "constant":
-        return section.learning_rate
+        return 1.0
     if section.schedule == "linear":
-        return section.learning_rate * (1 - done)
-    return section.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def train(
@@ -100,8 +104,8 @@ def train(
         num_targets, num_tokens = max(int(counts[0]), 1), int(counts[1])
         for batch in batches:
             window += engine.accumulate(batch, num_targets)
-        rate = learning_rate(section, progress.step, num_steps)
-        norm = engine.step(rate)
+        scale = rate_scale(section, progress.step, num_steps)
+        norm = engine.step(scale)
         progress.step += 1
         progress.tokens += num_tokens
         window_tokens += num_tokens
@@ -115,7 +119,7 @@ def train(
             progress.last.update(losses)
             progress.train_s += elapsed_s
             metrics = {f"loss/{name}": value for name, value in losses.items()}
-            metrics["optimizer/learning_rate"] = rate
+            metrics["optimizer/learning_rate"] = section.learning_rate * scale
             metrics["optimizer/grad_norm"] = norm
             metrics["throughput/tokens_per_s"] = window_tokens / elapsed_s
             metrics["time/data_wait_fraction"] = window_wait_s / elapsed_s

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from cslm.data.feed import IGNORE, Batch
+from cslm.lm.attention import segment_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class PackedObjective(nn.Module):
-    """A Hugging Face causal LM with the loss over packed rows as its forward."""
+    """A Hugging Face causal LM, loaded with packed attention, with the loss over packed rows as its forward."""
 
     def __init__(self, lm: "PreTrainedModel", num_groups: int) -> None:
         super().__init__()
@@ -26,9 +27,11 @@ class PackedObjective(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Batch of [B, T] -> (sum of the losses, scalar; sums and counts for each group, [2, num_groups])."""
-        # No attention mask and no cache: restarted position ids then make transformers build block-diagonal attention.
         hidden_BTD = self.lm.base_model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            segments=segment_index(batch.position_ids),
         ).last_hidden_state
         wanted_BT = batch.labels != IGNORE
         logits_NV = self.lm.get_output_embeddings()(hidden_BTD[wanted_BT])

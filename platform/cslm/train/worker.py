@@ -17,7 +17,7 @@ from cslm.train import checkpoint
 from cslm.train.engine import ZeroEngine
 from cslm.train.loop import TrainSection, metrics_of, train
 from cslm.train.reporter import Reporter
-from cslm.train.zero import DeepSpeedSection, deepspeed_config
+from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
 RESULT = "training.json"
 
@@ -74,13 +74,17 @@ def _rank_main(settings: dict[str, Any]) -> None:
         start,
         deepspeed_config(
             zero,
+            OptimizerSettings(
+                kind=section.optimizer,
+                learning_rate=section.learning_rate,
+                muon_learning_rate=section.muon_learning_rate,
+                betas=(0.9, section.adam_beta2),
+                weight_decay=section.weight_decay,
+                max_grad_norm=section.max_grad_norm,
+            ),
             rows_per_step=section.rows_per_step,
             micro_batch_rows=section.micro_batch_rows,
             world_size=dist.get_world_size(),
-            learning_rate=section.learning_rate,
-            betas=(0.9, section.adam_beta2),
-            weight_decay=section.weight_decay,
-            max_grad_norm=section.max_grad_norm,
         ),
         len(feed.groups),
         device,

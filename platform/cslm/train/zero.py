@@ -1,5 +1,6 @@
 """The DeepSpeed settings as a pure function of ours, so that a test can read them without DeepSpeed."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cslm.config import Section, setting
@@ -12,43 +13,53 @@ class DeepSpeedSection(Section):
     precision: Literal["bf16", "fp32"] = setting("bf16", "precision of weights and activations; states stay fp32")
 
 
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What the optimizer takes: `adamw` for all weights, or `muon` for the matrices inside the blocks."""
+
+    kind: Literal["adamw", "muon"]
+    learning_rate: float
+    muon_learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    max_grad_norm: float
+
+
 def deepspeed_config(
     section: DeepSpeedSection,
+    optimizer: OptimizerSettings,
     *,
     rows_per_step: int,
     micro_batch_rows: int,
     world_size: int,
-    learning_rate: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    max_grad_norm: float,
 ) -> dict[str, Any]:
     """The dict that `deepspeed.initialize` takes.
 
     The batch sizes are consistent by construction: rows_per_step = micro batch * accumulation * world size.
     """
     micro = min(micro_batch_rows, rows_per_step // world_size)
-    config: dict[str, Any] = {
+    zero: dict[str, Any] = {"stage": section.zero_stage}
+    if optimizer.kind == "muon":
+        zero["reduce_scatter"] = False  # Muon needs the gradient of a whole matrix; DeepSpeed refuses otherwise
+    return {
         "train_batch_size": rows_per_step,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": rows_per_step // world_size // micro,
-        "gradient_clipping": max_grad_norm,
+        # DeepSpeed takes the norm over Muon's orthogonalised updates, whose size says nothing about the gradient's,
+        # and Adam's step does not depend on the gradient's scale: nothing is left that clipping would guard.
+        "gradient_clipping": optimizer.max_grad_norm if optimizer.kind == "adamw" else 0.0,
         "bf16": {"enabled": section.precision == "bf16"},
-        "optimizer": {
-            "type": "AdamW",
-            # PyTorch's own AdamW: DeepSpeed's fused one compiles for two minutes on a machine without GPU.
-            "params": {
-                "lr": learning_rate,
-                "betas": list(betas),
-                "weight_decay": weight_decay,
-                "torch_adam": True,
-            },
-        },
-        "zero_optimization": {"stage": section.zero_stage},
+        "optimizer": _optimizer(optimizer),
+        "zero_optimization": zero,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    if section.zero_stage == 3:
-        # Parameters below the threshold stay whole on every rank: gathering them costs more than they weigh.
-        config["zero_optimization"] |= {"stage3_gather_16bit_weights_on_model_save": True}
-    return config
+
+
+def _optimizer(settings: OptimizerSettings) -> dict[str, Any]:
+    # PyTorch's own AdamW: DeepSpeed's fused one compiles for two minutes on a machine without GPU.
+    common = {"betas": list(settings.betas), "weight_decay": settings.weight_decay, "torch_adam": True}
+    if settings.kind == "adamw":
+        return {"type": "AdamW", "params": {"lr": settings.learning_rate, **common}}
+    rates = {"adam_lr": settings.learning_rate, "muon_lr": settings.muon_learning_rate}
+    return {"type": "Muon", "params": {"momentum": 0.95, "ns_method": "standard", **rates, **common}}

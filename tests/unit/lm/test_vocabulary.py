@@ -28,7 +28,7 @@ def test_ids_of_text_units_and_specials_do_not_meet():
 
 
 def test_a_unit_of_another_codebook_is_refused():
-    with pytest.raises(CheckpointError, match="0..499"):
+    with pytest.raises(CheckpointError, match=r"0\.\.499"):
         LAYOUT.unit_ids([3, 500])
 
 

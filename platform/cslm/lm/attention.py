@@ -1,0 +1,94 @@
+"""Causal attention inside the segments of packed rows, and nowhere else.
+
+A block-diagonal mask over whole rows computes every pair of a row and throws most of them away: with five segments a
+row, four fifths. Here the segments of a batch are laid side by side, those of like length together, and each group
+is attended to without any mask. Short segments in long rows cost what they would cost alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NAME = "packed_segments"
+
+
+@dataclass(frozen=True)
+class SegmentIndex:
+    """Where the segments of a batch [B, T] lie.
+
+    `groups` hold for segments of like length the flat positions of their tokens, [S, L], short ones filled up with
+    position 0 behind their end; `restore` [B * T] finds each token's place in the groups laid one behind the other.
+    """
+
+    groups: tuple[torch.Tensor, ...]
+    restore: torch.Tensor
+
+
+def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
+    """Find the segments of packed rows: position_ids [B, T] count from 0 in each."""
+    flat = position_ids.reshape(-1).cpu()
+    starts = torch.nonzero(flat == 0).flatten()
+    ends = torch.cat([starts[1:], torch.tensor([flat.numel()])])
+    lengths = ends - starts
+    # Lengths within a factor of two share a group: filling up then costs little and the groups stay few.
+    classes = torch.ceil(torch.log2(lengths.double())).long()
+    groups = []
+    restore = torch.zeros_like(flat)
+    place = 0
+    for kind in classes.unique().tolist():
+        members = torch.nonzero(classes == kind).flatten()
+        longest = int(lengths[members].max())
+        offsets = torch.arange(longest)
+        inside = offsets < lengths[members, None]
+        group = torch.where(inside, starts[members, None] + offsets, 0)
+        groups.append(group.to(position_ids.device))
+        restore[group[inside]] = place + torch.nonzero(inside.flatten()).flatten()
+        place += group.numel()
+    return SegmentIndex(tuple(groups), restore.to(position_ids.device))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    segments: SegmentIndex | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function of a Hugging Face model: query [B, H, T, D], key and value [B, K, T, D] -> [B, T, H, D].
+
+    The model must be called with `segments` (see `segment_index`).
+    """
+    assert segments is not None, "a model with packed attention must be called with `segments`"
+    batch, num_heads, length, width = query.shape
+    flat = [tensor.transpose(1, 2).reshape(batch * length, -1, width) for tensor in (query, key, value)]
+    shared = {"is_causal": True, "scale": scaling, "dropout_p": dropout, "enable_gqa": key.shape[1] != num_heads}
+    outputs = []
+    for group in segments.groups:
+        # Filled-up places lie behind the segment's end, where causal attention never looks.
+        parts = [tensor[group].transpose(1, 2) for tensor in flat]
+        attended = F.scaled_dot_product_attention(*parts, **shared)  # type: ignore[arg-type]
+        outputs.append(attended.transpose(1, 2).reshape(-1, num_heads, width))
+    joined = torch.cat(outputs)[segments.restore]
+    return joined.reshape(batch, length, num_heads, width), None
+
+
+def register() -> None:
+    """Make the function known to transformers as `packed_segments`; no mask is built for it."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def _no_mask(*_: Sequence[Any], **__: Any) -> None:
+    return None

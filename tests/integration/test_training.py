@@ -1,0 +1,168 @@
+"""The training jobs as users run them: real Ray Train, two ranks of DeepSpeed ZeRO-3 over gloo, real tables."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cslm import storage
+from cslm.apps import evaluate, pretrain, sft
+from cslm.lm import vocabulary
+from cslm.tracking import Run
+from cslm.train import checkpoint
+from tests.data import tables
+
+ROOT = Path(__file__).parents[2]
+# fp32, so that equality can be asked for to the last bit.
+SETTINGS = {
+    "data.units": "units",
+    "data.parallel_text": "parallel_text",
+    "data.dialogues": "dialogues",
+    "data.row_length": 128,
+    "model.shape": "micro",
+    "model.text_vocab_size": 320,
+    "train.num_workers": 2,
+    "train.rows_per_step": 4,
+    "train.micro_batch_rows": 2,
+    "train.max_steps": 12,
+    "train.learning_rate": 3e-3,
+    "train.log_every_steps": 2,
+    "train.checkpoint_every_steps": 4,
+    "deepspeed.precision": "fp32",
+}
+
+
+def arguments(output, **changes):
+    settings = {"output.path": output, **SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with small tables, which is CSLM_HOME for the jobs of this module."""
+    root = tmp_path_factory.mktemp("home")
+    tables.write(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSLM_HOME", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def base(home, ray_cluster):
+    """A model pre-trained without any disturbance."""
+    assert pretrain.main(arguments("base")) == 0
+    return home / "base"
+
+
+def weights(output):
+    return load_file(output / "model" / "model.safetensors")
+
+
+def test_pretraining_leaves_a_model_that_opens_and_has_learned(base):
+    summary = storage.read_json(str(base / "summary.json"))
+    assert summary["status"] == "done"
+    assert summary["steps"] == 12
+    assert {"asr/en", "tts/en", "mt/en-es", "text/en-en", "total"} <= set(summary["loss_last"])
+    assert summary["loss_last"]["total"] < summary["loss_first"]["total"]
+    model = AutoModelForCausalLM.from_pretrained(base / "model")
+    tokenizer = AutoTokenizer.from_pretrained(base / "model")
+    layout = vocabulary.load(str(base / "model"))
+    assert model.get_input_embeddings().weight.shape[0] == layout.num_rows
+    assert tokenizer.convert_tokens_to_ids("<unit_0>") == layout.num_text
+    assert torch.isfinite(model(input_ids=torch.tensor([[1, 2, 3]])).logits).all()
+
+
+def test_losses_are_in_the_tracking_run_once_a_step(base):
+    record = storage.read_json(str(base / "mlflow_run.json"))
+    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{base.parent}/mlflow.db"})
+    history = run._client.get_metric_history(record["run_id"], "loss/asr/en")
+    assert [point.step for point in history] == [1, 2, 4, 6, 8, 10, 12]
+    assert run._client.get_run(record["run_id"]).info.status == "FINISHED"
+
+
+def test_a_finished_job_says_so_and_does_nothing(base, capsys):
+    before = (base / "model" / "model.safetensors").stat().st_mtime_ns
+    assert pretrain.main(arguments("base")) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert (base / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_killed_with_all_its_workers_it_goes_on_and_ends_the_same(base, home):
+    """kill -9 of the job and its whole Ray after a checkpoint; the next run must end with the same weights."""
+    output = home / "killed"
+    # Enough steps that there is time to be killed in; the same number for the run that is compared.
+    command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *arguments("killed", train__log_every_steps=1)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not checkpoint.complete_steps(str(output)):
+        assert process.poll() is None, "the job ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "summary.json").exists()
+    assert pretrain.main(arguments("killed", train__log_every_steps=1)) == 0
+    undisturbed, resumed = weights(base), weights(output)
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+
+
+def test_fine_tuning_and_evaluation_go_on_from_the_model(base, home):
+    changes = {"model__path": "base/model", "train__max_steps": 3, "train__checkpoint_every_steps": 100}
+    assert sft.main(arguments("chat", **changes)) == 0
+    summary = storage.read_json(str(home / "chat" / "summary.json"))
+    assert "answer/en-en" in summary["loss_last"]
+    assert vocabulary.load(str(home / "chat" / "model")) == vocabulary.load(str(base / "model"))
+    command = ["--output.path", "report", "--model.path", "chat/model", "--data.units", "units"]
+    command += ["--data.dialogues", "dialogues", "--evaluate.max_new_tokens", "8"]
+    assert evaluate.main(command) == 0
+    report = storage.read_json(str(home / "report" / "summary.json"))
+    assert report["counts"] == {"asr/en": 12, "answer/en-en": 8}
+    assert 0 <= report["metrics"]["answer/en-en/accuracy"] <= 1
+    predictions = storage.read_table(str(home / "report" / "predictions"))
+    assert predictions.num_rows == 20
+
+
+def test_units_of_another_tokenizer_are_refused(base, home, tmp_path, capsys):
+    tables.write(tmp_path)
+    path = tmp_path / "units" / "units"
+    for file in storage.list_files(str(path), ".parquet"):
+        table = storage.read_table(file)
+        column = table.column_names.index("tokenizer")
+        other = table.set_column(column, "tokenizer", [["f" * 16] * table.num_rows])
+        storage.write_table(other, file)
+    code = pretrain.main(arguments("other", model__path="base/model", data__units=tmp_path / "units"))
+    assert code == 1
+    message = capsys.readouterr().err
+    assert "f" * 16 in message
+    assert tables.FINGERPRINT in message
+
+
+def test_every_fault_of_a_bad_config_is_listed(home, capsys):
+    bad = ["--train.num_workers", "0", "--train.max_stepz", "3", "--data.row_length", "x", "--output.path", "bad"]
+    assert pretrain.main(bad) == 2
+    message = capsys.readouterr().err
+    for part in (
+        "train.num_workers",
+        "train.max_stepz",
+        "did you mean train.max_steps",
+        "data.row_length",
+        "data.units",
+    ):
+        assert part in message
+
+
+def test_inputs_that_are_not_there_are_all_named(home, capsys):
+    changes = {"data__units": "nowhere", "model__path": "nothing", "train__rows_per_step": 3}
+    assert pretrain.main(arguments("missing", **changes)) == 2
+    message = capsys.readouterr().err
+    for part in ("data.units", "model.path", "train.rows_per_step"):
+        assert part in message

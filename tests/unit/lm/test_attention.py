@@ -1,0 +1,42 @@
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cslm.lm.attention import packed_attention, segment_index
+
+
+def positions(rows, length):
+    """Rows of segment lengths -> position ids [B, length]; what is left of a row is a segment too."""
+    filled = [[*row, length - sum(row)] if sum(row) < length else row for row in rows]
+    return torch.tensor([[place for size in row for place in range(size)] for row in filled])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 1000))
+def test_each_segment_is_attended_to_as_if_alone(rows, seed):
+    torch.manual_seed(seed)
+    length = max(sum(row) for row in rows) + 2
+    index = segment_index(positions(rows, length))
+    query = torch.randn(len(rows), 4, length, 8)
+    key, value = torch.randn(2, len(rows), 2, length, 8)
+    output, _ = packed_attention(None, query, key, value, None, scaling=8**-0.5, segments=index)
+    for row, sizes in enumerate(rows):
+        start = 0
+        for size in sizes:
+            span = slice(start, start + size)
+            parts = (tensor[row : row + 1, :, span] for tensor in (query, key, value))
+            alone = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
+            torch.testing.assert_close(output[row : row + 1, span], alone.transpose(1, 2), rtol=1e-4, atol=1e-5)
+            start += size
+
+
+def test_every_token_is_found_again():
+    index = segment_index(positions([[3, 5, 2], [10], [1, 1]], 12))
+    flat = torch.cat([group.flatten() for group in index.groups])
+    assert flat[index.restore].tolist() == list(range(36))
+
+
+def test_segments_of_like_length_share_a_group():
+    index = segment_index(positions([[100, 90, 8, 7]], 205))
+    assert sorted(tuple(group.shape) for group in index.groups) == [(2, 8), (2, 100)]
