@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
 DEMO := runs/demo
+CONFIGS := demo
 # The first Python that is there, runs and is supported by all dependencies.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -62,7 +63,8 @@ bench: $(SETUP) ## every benchmark, baseline and ours in one run (BENCH_FLAGS=--
 		echo "== $$file"; $(BIN)/python $$file $(BENCH_FLAGS); done
 
 demo: $(SETUP) ## corpus, tokenize, pretrain, sft, evaluate on a Ray cluster of this machine: 10 minutes on 2 cores
-	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO) --stop_with_parent true
+# (CONFIGS=smoke: the whole way in two minutes, learning nothing)
+	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO) --configs $(CONFIGS) --stop_with_parent true
 
 ui: $(SETUP) ## MLflow's pages on the demo's runs, on this machine only (DEMO=folder, PORT=number)
 	@test -f $(DEMO)/mlflow.db || { echo "ui: no runs in $(DEMO); make demo first"; exit 1; }

@@ -6,6 +6,7 @@ dotted path, because a cluster job that fails on its third bad field has cost th
 
 import difflib
 import hashlib
+import inspect
 import json
 import types
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,7 @@ def render_help(cls: type[Section], *, prog: str, description: str) -> str:
     lines = [
         f"usage: {prog} [--config FILE.yaml] [--section.field value ...] [--print-config] [--help]",
         "",
-        description.strip(),
+        inspect.cleandoc(description),
         "",
         "  --config FILE.yaml    read settings from a file; the command line wins over it",
         "  --print-config        print the settings as YAML and stop",

@@ -8,7 +8,7 @@ import ray
 import soundfile
 
 from cslm import contracts, storage
-from cslm.apps.demo_corpus import DemoCorpusConfig, demo_corpus
+from cslm.apps.demo_corpus import Config, demo_corpus
 from cslm.apps.job import run_job
 from cslm.cluster import ClusterSection, connect
 from cslm.demo import corpus
@@ -35,7 +35,7 @@ def made(cluster, tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     patch = pytest.MonkeyPatch()
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
-    code = run_job("demo_corpus", DemoCorpusConfig, demo_corpus, [*ARGUMENTS, "--output.path", str(root)])
+    code = run_job("demo_corpus", Config, demo_corpus, [*ARGUMENTS, "--output.path", str(root)])
     patch.undo()
     return root, code
 
@@ -113,7 +113,7 @@ def test_a_folder_with_another_corpus_is_refused(cluster, copy):
 
 def test_a_second_run_of_the_job_has_nothing_to_do(made, capsys):
     root, _ = made
-    assert run_job("demo_corpus", DemoCorpusConfig, demo_corpus, [*ARGUMENTS, "--output.path", str(root)]) == 0
+    assert run_job("demo_corpus", Config, demo_corpus, [*ARGUMENTS, "--output.path", str(root)]) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -128,7 +128,7 @@ def test_bad_settings_are_refused_all_at_once(tmp_path, capsys):
         "--corpus.sed",
         "1",
     ]
-    assert run_job("demo_corpus", DemoCorpusConfig, demo_corpus, arguments) == 2
+    assert run_job("demo_corpus", Config, demo_corpus, arguments) == 2
     told = capsys.readouterr().err
     assert "corpus.languages: must be among en, es, fr, zh, found xx" in told
     assert "corpus.seed" in told

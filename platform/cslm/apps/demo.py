@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,6 +32,9 @@ ROOT = str(Path(__file__).resolve().parents[3])
 _RECORD = "steps.json"
 _WAIT_FOR_OTHER_S = 30.0
 _INTERRUPTED = 130
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Bars of libraries, drawn for a terminal, and Ray's word on what the heading has said.
+_NOISE = re.compile(r"\d+%\|.*\|.*(it/s|s/it|\?it)|job_manager\.py:\d+|^Running entrypoint for job ")
 
 
 class DemoOutputSection(Section):
@@ -49,7 +53,7 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class Step:
-    """One job of the demo; its results lie in a folder of the step's name."""
+    """One job of the demo. Where its results lie is told by its config."""
 
     name: str
     program: tuple[str, ...]
@@ -59,6 +63,10 @@ class Step:
     def entrypoint(self) -> list[str]:
         """The command that the cluster runs."""
         return [*self.program, "--config", self.config]
+
+    def output(self, home: str) -> str:
+        """The folder of the step's results, below the demo's folder `home`."""
+        return storage.join(home, storage.read_yaml(f"{ROOT}/{self.config}")["output"]["path"])
 
 
 def steps_of(config: Config) -> list[Step]:
@@ -109,14 +117,18 @@ def _run_step(cluster: LocalCluster, step: Step, steps: Sequence[Step], output: 
     if step.program[0] == "python":
         env["PYTHONPATH"] = "platform"
     started_s = time.monotonic()
-    code = cluster.submit(
-        step.name, step.entrypoint, working_dir=ROOT, env=env, say=lambda line: console.print(f"  {line}", style="dim")
-    )
+
+    def say(line: str) -> None:
+        plain = _COLOUR.sub("", line)
+        if plain.strip() and not _NOISE.search(plain):
+            console.print(f"  {plain}", style="dim")
+
+    code = cluster.submit(step.name, step.entrypoint, working_dir=ROOT, env=env, say=say)
     if code == EXIT_DONE:
         summary = _summary(output, step)
         if summary is None:
             raise CslmError(
-                f"{step.name} must leave a summary.json with status done in {output}/{step.name}, found none"
+                f"{step.name} must leave a summary.json with status done in {step.output(output)}, found none"
             )
         record = _record(output)
         known = record.get(step.name, {})
@@ -143,7 +155,7 @@ def _record(output: str) -> dict[str, Any]:
 
 
 def _summary(output: str, step: Step) -> dict[str, Any] | None:
-    path = storage.join(output, step.name, "summary.json")
+    path = storage.join(step.output(output), "summary.json")
     if not storage.exists(path):
         return None
     summary: dict[str, Any] = storage.read_json(path)

@@ -1,6 +1,7 @@
 """The job that makes the demo corpus: settings, cluster, progress and summary around `cslm.demo.corpus`."""
 
 import sys
+from collections.abc import Sequence
 
 from cslm import storage
 from cslm.apps.job import Job, JobConfig, run_job
@@ -10,13 +11,13 @@ from cslm.demo.corpus import REPORT, make
 from cslm.demo.plan import CorpusSection, plan_of
 
 
-class DemoCorpusConfig(JobConfig):
+class Config(JobConfig):
     """Settings of the demo corpus."""
 
     corpus: CorpusSection = group(CorpusSection, "what the corpus consists of")
 
 
-def demo_corpus(config: DemoCorpusConfig, job: Job) -> None:
+def demo_corpus(config: Config, job: Job) -> None:
     """Make a corpus of synthetic speech, translations and dialogues whose answers a program can check."""
     plan = plan_of(config.corpus)
     if job.finished(plan.fingerprint):
@@ -30,9 +31,9 @@ def demo_corpus(config: DemoCorpusConfig, job: Job) -> None:
     job.complete(plan.fingerprint, report)
 
 
-def main() -> int:
-    """Run the job from the command line."""
-    return run_job("demo_corpus", DemoCorpusConfig, demo_corpus)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from a command line and return its exit code."""
+    return run_job("demo_corpus", Config, demo_corpus, argv)
 
 
 if __name__ == "__main__":

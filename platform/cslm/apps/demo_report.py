@@ -87,9 +87,10 @@ def _tasks(done: Mapping[str, Any]) -> set[str]:
 
 def _measures(document: Mapping[str, Any]) -> Table:
     """One line for each task and language or direction, one column for each kind of measure."""
-    kinds = list(dict.fromkeys(name.rpartition("/")[2] for name in document["metrics"]))
+    names = sorted(document["metrics"], key=lambda name: (not name.startswith("asr/"), name))
+    kinds = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     table = _table("held-out, measured by greedy decoding", "task", "items", *(_heading(kind) for kind in kinds))
-    for task in dict.fromkeys(name.rpartition("/")[0] for name in document["metrics"]):
+    for task in dict.fromkeys(name.rpartition("/")[0] for name in names):
         values = (document["metrics"].get(f"{task}/{kind}") for kind in kinds)
         table.add_row(task, _number(document["counts"].get(task)), *(_number(value, ".1%") for value in values))
     return table

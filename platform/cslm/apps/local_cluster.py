@@ -73,7 +73,8 @@ class LocalCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=_environment(),
+            # Processes of the cluster that ask for "the" cluster must find this one when there are others.
+            env=_environment() | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"},
             start_new_session=True,  # Ctrl-C is for us; we then stop the cluster
         )
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
