@@ -23,7 +23,7 @@ from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection
 
 
-class TokenizeConfig(JobConfig):
+class Config(JobConfig):
     """Settings of jobs/tokenize.py."""
 
     corpus: CorpusSection = group(CorpusSection, "what to tokenize")
@@ -36,14 +36,14 @@ class TokenizeConfig(JobConfig):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("tokenize", TokenizeConfig, tokenize, argv)
+    return run_job("tokenize", Config, tokenize, argv)
 
 
-def tokenize(config: TokenizeConfig, job: Job) -> None:
+def tokenize(config: Config, job: Job) -> None:
     """Turn a corpus of recordings into speech units: every row of the manifest ends in `units` or in `rejects`."""
+    source = manifest.source_key(config.corpus)
     folder = storage.join(job.output, "tokenizer")
     described = _known_tokenizer(config.tokenizer, folder)
-    source = manifest.source_key(config.corpus)
     if described and not config.retry_rejected and job.finished(_job_key(config, source, described)):
         return
     corpus = manifest.prepare(config.corpus, job.output)
@@ -85,7 +85,7 @@ def tokenize(config: TokenizeConfig, job: Job) -> None:
 
 
 def _close(
-    config: TokenizeConfig,
+    config: Config,
     job: Job,
     corpus: manifest.Manifest,
     entries: Sequence[Entry],
@@ -107,7 +107,7 @@ def _close(
     job.complete(key, summary)
 
 
-def _job_key(config: TokenizeConfig, source: str, described: dict[str, Any]) -> Any:
+def _job_key(config: Config, source: str, described: dict[str, Any]) -> Any:
     return [source, described["fingerprint"], config.audio.model_dump(), config.max_reject_fraction]
 
 
@@ -142,19 +142,22 @@ def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] |
     return kept
 
 
-def _fit_tokenizer(config: TokenizeConfig, job: Job, folder: str) -> dict[str, Any]:
+def _fit_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
     section = config.tokenizer
     job.say(f"fitting a {section.kind} tokenizer on {section.kmeans.fit_audio_s:,.0f} s of audio")
     cluster.connect(config.cluster)
-    fitted = _fit.remote(config, job.output, folder)
+    # Where relative paths hang from is known here, not in the worker.
+    folders = [*([storage.absolute(section.path)] if section.path else []), folder]
+    fitted = _fit.remote(config, job.output, folders)
     # Meanwhile the tracking store is opened, which takes seconds.
     _ = job.run
-    described: dict[str, Any] = ray.get(fitted)
+    with tokenize_pipeline.workers_faults():
+        described: dict[str, Any] = ray.get(fitted)
     return described
 
 
 @ray.remote(num_cpus=1)
-def _fit(config: TokenizeConfig, output: str, folder: str) -> dict[str, Any]:
+def _fit(config: Config, output: str, folders: Sequence[str]) -> dict[str, Any]:
     tokenize_pipeline.one_thread_a_cpu()
     section = config.tokenizer
     settings = getattr(section, section.kind)
@@ -162,14 +165,13 @@ def _fit(config: TokenizeConfig, output: str, folder: str) -> dict[str, Any]:
     rate_hz = tokenizer_class.sample_rate_hz
     waveforms = recordings.sample(output, settings.fit_audio_s, rate_hz, config.audio, settings.seed)
     tokenizer = tokenizer_class.fit(waveforms, settings)
-    if section.path:
-        tokenizer.save(storage.absolute(section.path))
-    tokenizer.save(folder)
-    return speech.describe(folder) or {}
+    for folder in folders:
+        tokenizer.save(folder)
+    return speech.describe(folders[-1]) or {}
 
 
 def _tokenize_shards(
-    config: TokenizeConfig,
+    config: Config,
     job: Job,
     ledger: Ledger,
     pending: Sequence[Entry],

@@ -10,10 +10,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayTaskError
 from threadpoolctl import threadpool_limits
 
 from cslm import cluster, storage
@@ -21,6 +23,7 @@ from cslm.config import Section, group, setting
 from cslm.data import manifest, recordings
 from cslm.data.ledger import Entry, write_piece
 from cslm.data.units import tokenize_piece
+from cslm.errors import CslmError
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection
 from cslm.speech.tokenizers import KMeansSection
@@ -102,8 +105,28 @@ def run(
         dataset = dataset.map_batches(
             write_step, batch_size=None, batch_format="pyarrow", fn_args=(output,), num_cpus=0.25
         )
-    for row in dataset.iter_rows():
-        yield {**row, "shard": json.loads(row["shard"]), "counts": json.loads(row["counts"])}
+    with workers_faults():
+        for row in dataset.iter_rows():
+            yield {**row, "shard": json.loads(row["shard"]), "counts": json.loads(row["counts"])}
+
+
+@contextmanager
+def workers_faults() -> Iterator[None]:
+    """Tell what failed in a worker as if it had failed here: our own errors as they are, storage in one sentence."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, CslmError | OSError):
+            cause = cause.cause if isinstance(cause, RayTaskError) else cause.__cause__
+        if isinstance(cause, CslmError):
+            raise cause from None
+        if isinstance(cause, OSError):
+            raise CslmError(
+                f"storage must answer while a job runs, found {type(cause).__name__}: {cause}; no row is rejected for "
+                "it: the same command goes on from what is done"
+            ) from error
+        raise
 
 
 def device_of(section: TokenizerSection) -> str:

@@ -59,9 +59,9 @@ def prepare(section: CorpusSection, output: str) -> Manifest:
     folder = storage.join(output, "manifest")
     record = storage.join(folder, MANIFEST_FILE)
     if storage.exists(record):
-        known = load(output)
-        if known.key == key:
-            return known
+        known = storage.read_json(record)
+        if known["key"] == key:
+            return Manifest(**known)
         storage.remove(record)
     storage.remove(folder)
     for path in storage.list_files(storage.join(output, "rejects"), ".parquet"):
@@ -162,8 +162,10 @@ class _SeenIds:
 
     def add(self, ids: Sequence[str]) -> list[bool]:
         """Whether each id was seen before, in an earlier call or earlier in this one."""
+        if not ids:
+            return []
         data = b"".join(hashlib.blake2b(one.encode(), digest_size=16).digest() for one in ids)
-        digests = np.frombuffer(data, "S16") if ids else np.empty(0, "S16")
+        digests = np.frombuffer(data, "S16")
         # numpy's bytes end at trailing zeros; two digests that differ only there are one in 2^120.
         unique, first = np.unique(digests, return_index=True)
         repeated = np.ones(len(ids), bool)

@@ -7,6 +7,7 @@ what a shard happens to hold. Where pieces are cut follows from the shard alone:
 import errno
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from cslm import contracts, storage
 from cslm.data import manifest
-from cslm.errors import AudioError
+from cslm.errors import AudioError, ContractError
 from cslm.speech.audio import AudioSection, Waveform, decode
 
 _MAX_FIT_SHARDS = 16
@@ -66,13 +67,15 @@ def waveforms_of(piece: pa.Table) -> list[Waveform]:
 def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSection, seed: int) -> list[Waveform]:
     """About `seconds` of decoded audio of the training split, the same share of every language; equal for equal seeds.
 
-    Rows that cannot be decoded are passed over. Without a training split all splits count.
+    Rows that cannot be decoded are passed over. Without a training split all splits count. Raises ContractError when
+    nothing can be decoded.
     """
     shards = manifest.load(output).shards
     shards = [shard for shard in shards if shard["split"] == "train"] or shards
     languages = sorted({shard["language"] for shard in shards})
     reader = _Recordings(sample_rate_hz, limits)
     taken: list[Waveform] = []
+    faults: Counter[str] = Counter()
     for number, language in enumerate(languages):
         rng = np.random.default_rng([seed, number])
         names = [shard["name"] for shard in shards if shard["language"] == language]
@@ -80,12 +83,19 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
         rows = pa.concat_tables([manifest.read_shard(output, name) for name in chosen])
         left_s = seconds / len(languages)
         for position in rng.permutation(rows.num_rows):
-            _, waveform = reader.read(rows.slice(position, 1).to_pylist()[0])
-            if len(waveform):
+            found, waveform = reader.read(rows.slice(position, 1).to_pylist()[0])
+            if "message" in found:
+                faults[found["message"]] += 1
+            else:
                 taken.append(waveform)
                 left_s -= len(waveform) / sample_rate_hz
             if left_s <= 0:
                 break
+    if not taken:
+        raise ContractError(
+            f"corpus.manifest: must have audio that can be decoded, found none in {faults.total()} rows that were "
+            f"tried; of one of them: {next(iter(faults))}"
+        )
     return taken
 
 

@@ -81,6 +81,12 @@ def test_rows_that_cannot_be_taken_are_rejected_with_their_reason(make, tmp_path
     assert sum(made.rejected.values()) + sum(shard["rows"] for shard in made.shards) == made.num_rows == 9
 
 
+def test_rows_none_of_which_can_be_taken_do_not_end_the_reading(make, monkeypatch):
+    monkeypatch.setattr(manifest, "_CHUNK_ROWS", 2)
+    made = make([row(0, language="?"), row(1, language="?"), row(2), row(2)])
+    assert made.rejected == {"bad_language": 2, "duplicate_id": 1}
+
+
 def test_ids_that_come_again_much_later_are_found(make, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "_CHUNK_ROWS", 7)
     rows = [row(n) for n in range(100)] + [row(n) for n in (0, 50, 99, 99)]

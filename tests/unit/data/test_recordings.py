@@ -4,6 +4,7 @@ import pytest
 from cslm import contracts, storage
 from cslm.data import manifest, recordings
 from cslm.data.corpus import CorpusSection
+from cslm.errors import ContractError
 from cslm.speech.audio import AudioSection
 from tests.data import sounds
 
@@ -114,3 +115,10 @@ def test_the_sample_takes_every_language_alike_and_only_the_training_split(tmp_p
     assert all(np.array_equal(one, other) for one, other in zip(taken, again, strict=True))
     other = recordings.sample(output, 6.0, 16_000, LIMITS, seed=4)
     assert not all(np.array_equal(one, other) for one, other in zip(taken, other, strict=False))
+
+
+def test_a_corpus_without_any_audio_says_so_with_an_example(tmp_path):
+    (tmp_path / "corpus.csv").write_text("id,audio,language\na,gone.wav,en\nb,gone too.wav,en\n")
+    manifest.prepare(CorpusSection(manifest=str(tmp_path / "corpus.csv")), str(tmp_path / "out"))
+    with pytest.raises(ContractError, match=r"found none in 2 rows that were tried; of one of them: .*gone"):
+        recordings.sample(str(tmp_path / "out"), 6.0, 16_000, LIMITS, seed=0)

@@ -22,9 +22,7 @@ def test_every_row_is_in_one_of_the_tables_and_counted(tmp_path):
     for seed in range(3):
         sounds.write(tmp_path / f"{seed}.wav", seed, 1 + seed, rate_hz=22_050)
     (tmp_path / "silence.wav").write_bytes(sounds.encoded(np.zeros(8000, np.float32)))
-    rows = [
-        {"id": f"u{seed}", "audio": f"{tmp_path}/{seed}.wav", "text": "words", "speaker": "ann"} for seed in range(3)
-    ]
+    rows = [{"id": f"u{seed}", "audio": f"{tmp_path}/{seed}.wav", "text": "words"} for seed in range(3)]
     rows += [{"id": "s", "audio": f"{tmp_path}/silence.wav"}, {"id": "m", "audio": f"{tmp_path}/missing.wav"}]
     units, rejects, counts = tokenize_piece(piece_of(rows), TOKENIZER)
     contracts.load("units").check(units)

@@ -35,8 +35,8 @@ def test_a_clip_has_a_code_for_every_full_hop_and_at_least_one(tokenizer, num_sa
     assert codes.max() < 40
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.integers(100, 40_000), min_size=2, max_size=6), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(100, 30_000), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_units_do_not_depend_on_the_batch(tokenizer, lengths, order):
     clips = [waveform(length, 3)[:length] for length in lengths]
     alone = [tokenizer.encode([clip])[0] for clip in clips]
@@ -145,7 +145,7 @@ def test_a_saved_tokenizer_that_was_changed_is_refused(tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="the folder was changed after it was saved"):
         speech.load("kmeans", str(tmp_path))
     record.unlink()
-    with pytest.raises(CheckpointError, match="must hold speech_tokenizer.json and model.safetensors"):
+    with pytest.raises(CheckpointError, match="a tokenizer folder must hold"):
         speech.load("kmeans", str(tmp_path))
 
 
