@@ -27,6 +27,9 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 
 
+_EMBEDDING_STD = 0.5
+
+
 class ModelSection(Section):
     """The model that training starts from."""
 
@@ -116,7 +119,7 @@ def _from_shape(section: ModelSection, tokenizer: Any, layout: Vocabulary) -> "P
 
     config = LlamaConfig(
         vocab_size=layout.num_rows,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         max_position_embeddings=section.max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -124,4 +127,16 @@ def _from_shape(section: ModelSection, tokenizer: Any, layout: Vocabulary) -> "P
         **SHAPES[section.shape],
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    _initialise(model)
     return model
+
+
+def _initialise(model: "PreTrainedModel") -> None:
+    """Begin with blocks that add nothing and embeddings large enough to be heard beside what blocks will add.
+
+    Under Hugging Face's default (std 0.02 everywhere) the first updates of the blocks drown the tokens' own vectors.
+    """
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=_EMBEDDING_STD)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+            torch.nn.init.zeros_(parameter)

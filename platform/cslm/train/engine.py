@@ -19,7 +19,14 @@ class ZeroEngine:
     """A causal LM under DeepSpeed ZeRO on this rank of an initialised process group."""
 
     def __init__(
-        self, model_folder: str, config: dict[str, Any], num_groups: int, device: torch.device, *, precision: str
+        self,
+        model_folder: str,
+        config: dict[str, Any],
+        num_groups: int,
+        device: torch.device,
+        *,
+        precision: str,
+        embedding_learning_rate: float,
     ) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -39,7 +46,7 @@ class ZeroEngine:
             self.lm = lm_model.load(folder, dtype, packed=True)
         objective = PackedObjective(self.lm, num_groups)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=objective, model_parameters=list(objective.parameters()), config=config
+            model=objective, model_parameters=_parameter_groups(objective, embedding_learning_rate), config=config
         )
 
         self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
@@ -83,3 +90,10 @@ class ZeroEngine:
         if dist.get_rank() != 0 or state is None:
             return None
         return {name.removeprefix("lm."): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _parameter_groups(objective: PackedObjective, embedding_learning_rate: float) -> list[dict[str, Any]]:
+    """The embeddings with a rate of their own, and all other parameters with the optimizer's."""
+    embedding = objective.lm.get_input_embeddings().weight
+    others = [parameter for parameter in objective.parameters() if parameter is not embedding]
+    return [{"params": [embedding], "lr": embedding_learning_rate}, {"params": others}]

@@ -24,6 +24,9 @@ class TrainSection(Section):
         "adamw", "muon trains the matrices inside the blocks by Muon and the rest by AdamW: quicker from scratch"
     )
     learning_rate: float = setting(6e-5, "peak learning rate of AdamW", gt=0)
+    embedding_learning_rate: float | None = setting(
+        None, "peak learning rate of the input embeddings; learning_rate when not given", gt=0
+    )
     muon_learning_rate: float = setting(0.02, "peak learning rate of Muon", gt=0)
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls after warm-up")
     warmup_fraction: float = setting(0.03, "share of the steps in which the learning rate rises", ge=0, lt=1)

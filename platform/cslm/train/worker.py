@@ -89,6 +89,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         len(feed.groups),
         device,
         precision=zero.precision,
+        embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
     )
     progress = checkpoint.restore(output, engine, settings["identity"])
     reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
