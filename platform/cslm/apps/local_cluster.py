@@ -6,6 +6,7 @@ when this process is killed. `ray stop` is never used, because it ends every Ray
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -29,7 +30,9 @@ from cslm.errors import CslmError
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
-_LOOK_EVERY_S = 0.3
+_LOOK_EVERY_S = 0.4
+_LOOKS_FOR_OUTPUT = 4  # the whole output is sent each time
+_PATIENCE_S = 180.0
 _OBJECT_STORE_BYTES = 1 << 30
 # Longer and the sockets below it do not fit into the 107 characters that a UNIX socket's path may have.
 _LONGEST_TEMPORARY_FOLDER = 40
@@ -124,15 +127,16 @@ class LocalCluster:
         if submitted.returncode != 0:
             raise CslmError(f"a job must be taken by the cluster; {shlex.join(command)} said:\n{submitted.stdout}")
         told = 0
-        while True:
+        for look in itertools.count():
             info = self._get(f"/api/jobs/{job}")
-            # Fetched after the state, so that an ended job's output is whole.
-            text = self._get(f"/api/jobs/{job}/logs")["logs"] or ""
             ended = info["status"] in _ENDED
-            whole = len(text) if ended else text.rfind("\n") + 1
-            for line in text[told:whole].splitlines():
-                say(line)
-            told = max(told, whole)
+            if ended or look % _LOOKS_FOR_OUTPUT == 0:
+                # Fetched after the state, so that an ended job's output is whole.
+                text = self._get(f"/api/jobs/{job}/logs")["logs"] or ""
+                whole = len(text) if ended else text.rfind("\n") + 1
+                for line in text[told:whole].splitlines():
+                    say(line)
+                told = max(told, whole)
             if ended:
                 break
             time.sleep(_LOOK_EVERY_S)
@@ -142,20 +146,28 @@ class LocalCluster:
             return 1
         return int(code)
 
-    def _get(self, path: str) -> Any:
-        try:
-            with _NO_PROXY.open(self.address + path, timeout=30) as answer:
-                return json.loads(answer.read())
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise CslmError(f"the local Ray cluster must answer at {self.address}{path}, found: {error}") from error
+    def _get(self, path: str, patience_s: float = _PATIENCE_S) -> Any:
+        """What the cluster answers; one that is alive but too busy to answer is asked again."""
+        give_up_s = time.monotonic() + patience_s
+        while True:
+            try:
+                with _NO_PROXY.open(self.address + path, timeout=30) as answer:
+                    return json.loads(answer.read())
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                alive = self._process is not None and self._process.poll() is None
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or not alive or time.monotonic() > give_up_s:
+                    raise CslmError(
+                        f"the local Ray cluster must answer at {self.address}{path}, found: {error}"
+                    ) from error
+                time.sleep(_LOOK_EVERY_S)
 
     def _wait_until_ready(self, process: "subprocess.Popen[str]") -> None:
         give_up_s = time.monotonic() + _START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < give_up_s:
             with contextlib.suppress(CslmError):
-                self._get("/api/jobs/")
+                self._get("/api/jobs/", patience_s=_LOOK_EVERY_S)
                 return
-            time.sleep(_LOOK_EVERY_S)
         what = "did not answer in time" if process.poll() is None else "ended while starting"
         raise CslmError(f"the local Ray cluster {what}; it said:\n" + "\n".join(self._said))
 
