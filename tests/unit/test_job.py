@@ -1,5 +1,5 @@
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,8 @@ class Config(JobConfig):
 Body = Callable[[Config, Job], None]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(storage.HOME_VARIABLE, str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        yield
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., int]:
+def start(home: Path, tmp_path: Path) -> Callable[..., int]:
     def start_job(body: Body, *argv: str) -> int:
         return run_job("work", Config, body, ["--output.path", str(tmp_path / "out"), *argv])
 

@@ -14,14 +14,13 @@ from cslm.tracking import Run, TrackingSection
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with an MLflow store, and another one as the working directory. Making a store takes seconds."""
-    folder, elsewhere = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("elsewhere")
+def store(tracking_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the MLflow store, while another one is the working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(storage.HOME_VARIABLE, raising=False)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.chdir(elsewhere)
-        yield folder
+        patch.setenv("MLFLOW_TRACKING_URI", tracking_store)
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield Path(tracking_store.removeprefix("sqlite:///")).parent
 
 
 @pytest.fixture
