@@ -183,6 +183,21 @@ def test_other_code_submits_every_step(run: Run) -> None:
     assert run()[:2] == (0, STEPS)
 
 
+def test_code_that_changes_while_a_step_runs_submits_it_again(
+    run: Run, cluster: type[FakeCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit(name: str) -> int:
+        if name == "sft":
+            storage.write_text(f"{demo.ROOT}/platform/cslm/code.py", "x = 3\n")
+        return 0
+
+    monkeypatch.setattr(cluster, "behave", edit)
+    assert run()[:2] == (0, STEPS)
+    monkeypatch.setattr(cluster, "behave", lambda name: 0)
+    assert run()[:2] == (0, STEPS)
+    assert run()[:2] == (0, [])
+
+
 def test_lost_or_changed_results_are_noticed(run: Run, tmp_path: Path) -> None:
     run()
     storage.remove(str(tmp_path / "out" / "sft"))

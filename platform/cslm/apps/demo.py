@@ -116,7 +116,7 @@ def _run_step(cluster: LocalCluster, step: Step, steps: Sequence[Step], output: 
     env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": _store(output)}
     if step.program[0] == "python":
         env["PYTHONPATH"] = "platform"
-    started_s = time.monotonic()
+    settings, started_s = _settings(step), time.monotonic()
 
     def say(line: str) -> None:
         plain = _COLOUR.sub("", line)
@@ -134,7 +134,7 @@ def _run_step(cluster: LocalCluster, step: Step, steps: Sequence[Step], output: 
         known = record.get(step.name, {})
         if known.get("key") != summary["key"]:
             known = {"key": summary["key"], "wall_s": round(time.monotonic() - started_s, 1)}
-        record[step.name] = known | {"settings": _settings(step)}
+        record[step.name] = known | {"settings": settings}
         storage.write_json(storage.join(output, _RECORD), record)
     return code
 
