@@ -1,4 +1,4 @@
-"""Small tables by contract, in which speech is an exact code of the text: made at once, and a model can learn from it."""
+"""Small tables by contract, whose speech is an exact code of the text: made at once, and a model can learn from it."""
 
 from pathlib import Path
 

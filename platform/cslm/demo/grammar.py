@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
+
 from cslm.demo import languages
 from cslm.errors import ConfigError
 
@@ -119,6 +122,16 @@ def meaning(kind: str, index: int) -> Meaning:
         index, choice = divmod(index, len(INVENTORIES[slot]))
         slots.append(INVENTORIES[slot][choice])
     return Meaning(kind, tuple(slots))
+
+
+def largest_choices(kind: str) -> npt.NDArray[np.int64]:
+    """For every meaning of a kind, by index, the largest place that any of its concepts has in its inventory."""
+    index = np.arange(num_meanings(kind))
+    largest = np.zeros_like(index)
+    for slot in STATEMENTS[kind]:
+        index, choice = np.divmod(index, len(INVENTORIES[slot]))
+        largest = np.maximum(largest, choice)
+    return largest
 
 
 def as_sentence(text: str) -> str:

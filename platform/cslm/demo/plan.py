@@ -17,7 +17,16 @@ from pydantic import field_validator
 
 from cslm.config import Section, fingerprint, setting
 from cslm.demo.facts import Fact, all_facts, fact_kinds
-from cslm.demo.grammar import STATEMENTS, Language, Meaning, available_languages, load_language, meaning, num_meanings
+from cslm.demo.grammar import (
+    STATEMENTS,
+    Language,
+    Meaning,
+    available_languages,
+    largest_choices,
+    load_language,
+    meaning,
+    num_meanings,
+)
 from cslm.demo.speakers import ANSWERER, pools
 from cslm.demo.splits import SPLITS, draw, meanings_of, question_splits
 from cslm.demo.voices import Speaker
@@ -39,6 +48,11 @@ class CorpusSection(Section):
     seed: int = setting(1, "another seed gives another corpus", ge=0)
     dialogue_share: float = setting(0.55, "share of the spoken time that is questions and answers", gt=0.1, lt=0.9)
     text_dialogue_share: float = setting(0.25, "dialogues of text only, for each spoken question", ge=0.0, le=1.0)
+    concepts: int | None = setting(
+        None,
+        "how many concepts of each kind statements speak of (people, animals, places ...); all when not given",
+        ge=2,
+    )
     shard_size: int = setting(250, "utterances made by one task and lost when it is interrupted", ge=10)
 
     @field_validator("languages")
@@ -233,11 +247,15 @@ class Plan:
     @cached_property
     def _meanings(self) -> npt.NDArray[np.int32]:
         """Rows of (kind, index, split), all different, in the order of the statements; kinds in even shares."""
-        sizes = [num_meanings(kind) for kind in STATEMENTS]
+        concepts = self.section.concepts
+        sizes = [
+            num_meanings(kind) if concepts is None else int((largest_choices(kind) < concepts).sum())
+            for kind in STATEMENTS
+        ]
         counts = _fill(sizes, min(self.num_statements, sum(sizes)))
         rows = []
         for place, (kind, count) in enumerate(zip(STATEMENTS, counts, strict=True)):
-            chosen = meanings_of(kind, count, self.section.seed, phase=(place + 0.5) / len(sizes))
+            chosen = meanings_of(kind, count, self.section.seed, phase=(place + 0.5) / len(sizes), concepts=concepts)
             rows.append(np.insert(chosen, 0, place, axis=1))
         shuffled = np.random.default_rng(self.section.seed).permutation(np.concatenate(rows))
         return shuffled.astype(np.int32)

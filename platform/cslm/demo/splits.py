@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cslm.demo.facts import Fact, all_facts
-from cslm.demo.grammar import STATEMENTS, num_meanings
+from cslm.demo.grammar import STATEMENTS, largest_choices, num_meanings
 
 SPLITS = ("train", "dev", "test")
 NUM_QUESTION_WORDINGS = 4
@@ -33,14 +33,21 @@ def meanings_by_split(kind: str) -> tuple[npt.NDArray[np.int64], ...]:
     return indices[place >= 3], indices[place == 2], indices[place < 2]
 
 
-def meanings_of(kind: str, count: int, seed: int, *, phase: float) -> npt.NDArray[np.int64]:
+def meanings_of(
+    kind: str, count: int, seed: int, *, phase: float, concepts: int | None = None
+) -> npt.NDArray[np.int64]:
     """`count` different meanings of a kind as rows of (index, number of split), every split in its share.
+
+    With `concepts`, only the first so many of every inventory are spoken of.
 
     `phase`, from 0 to 1, says how soon the first held-out meaning comes: kinds with evenly spread phases have the
     right shares together even where each gives only a few.
     """
     rows, keys = [], []
+    largest = largest_choices(kind)
     for split, indices in enumerate(meanings_by_split(kind)):
+        if concepts is not None:
+            indices = indices[largest[indices] < concepts]
         chosen = np.random.default_rng([seed, list(STATEMENTS).index(kind), split]).permutation(indices)
         rows.append(np.stack([chosen, np.full(len(chosen), split)], axis=1))
         # Held-out meanings of the two splits start at opposite ends of the kinds.

@@ -13,6 +13,9 @@ class DeepSpeedSection(Section):
     precision: Literal["bf16", "fp32"] = setting("bf16", "precision of weights and activations; states stay fp32")
 
 
+_SMALL_PARAMETER = 1_000_000
+
+
 @dataclass(frozen=True)
 class OptimizerSettings:
     """What the optimizer takes: `adamw` for all weights, or `muon` for the matrices inside the blocks."""
@@ -39,6 +42,9 @@ def deepspeed_config(
     """
     micro = min(micro_batch_rows, rows_per_step // world_size)
     zero: dict[str, Any] = {"stage": section.zero_stage}
+    if section.zero_stage == 3:
+        # A small parameter is cheaper to keep whole than to gather for every use; its states are sharded all the same.
+        zero["stage3_param_persistence_threshold"] = _SMALL_PARAMETER
     if optimizer.kind == "muon":
         zero["reduce_scatter"] = False  # Muon needs the gradient of a whole matrix; DeepSpeed refuses otherwise
     return {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cslm.demo.facts import all_facts
-from cslm.demo.grammar import STATEMENTS, available_languages, num_meanings
+from cslm.demo.grammar import STATEMENTS, available_languages, meaning, num_meanings
 from cslm.demo.splits import SPLITS, meanings_by_split, meanings_of, question_splits
 
 
@@ -37,3 +37,12 @@ def test_every_question_has_a_split_and_every_fact_two_train_wordings(language):
     assert flat.count("test") / len(flat) == pytest.approx(2 / 24, abs=0.002)
     assert flat.count("dev") / len(flat) == pytest.approx(1 / 24, abs=0.002)
     assert set(flat) == set(SPLITS)
+
+
+def test_fewer_concepts_keep_every_meaning_in_its_split():
+    everything = dict(meanings_of("person_goes", num_meanings("person_goes"), seed=1, phase=0.5))
+    few = meanings_of("person_goes", 200, seed=1, phase=0.5, concepts=4)
+    assert len(few) == 200
+    assert all(everything[index] == split for index, split in few)
+    spoken_of = {slot for index, _ in few for slot in meaning("person_goes", int(index)).slots}
+    assert len(spoken_of) == 4 * 4
