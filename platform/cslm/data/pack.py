@@ -65,6 +65,8 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
     """
     weights = {task: weight for task, weight in section.weights.model_dump().items() if task in tasks and weight > 0}
     jobs, num_rows = _inputs(section, weights)
+    if not jobs:
+        raise ConfigError(f"data: the tables must hold rows of the split {section.split}, found none")
     layout = vocabulary.load(model_folder)
     key = fingerprint([[job["key"] for job in jobs], weights, section.row_length, section.split, layout.hash, seed])
     done = storage.join(output, STATS)
@@ -84,7 +86,10 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
     )
     stats = _summarize(packed.take_all(), section.row_length)
     if not stats["num_rows"]:
-        raise ConfigError(f"data: the tables must hold examples of {', '.join(weights) or 'any task'}, found none")
+        raise ConfigError(
+            f"data: the tables must hold examples of {', '.join(weights) or 'any task'} of at most data.row_length "
+            f"({section.row_length}) tokens, found none; {stats['too_long']} are longer"
+        )
     stats["fingerprint"] = key
     storage.remove(waiting)
     storage.write_json(done, stats)
