@@ -94,16 +94,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
             stream.write(data[:1])
         raise OSError("no space left on device")
 
-    def half_table(table: pa.Table, where: Path, **_: object) -> None:
-        half(Path(where), b"PAR1")
-
     monkeypatch.setattr(Path, "write_bytes", half)
-    monkeypatch.setattr(pq, "write_table", half_table)
     with pytest.raises(OSError, match="no space"):
         storage.write_bytes(str(file), b"new")
-    with pytest.raises(OSError, match="no space"):
-        storage.write_table(TABLE.slice(1), str(table))
     monkeypatch.undo()
+    # The first row group is written when the second one turns out not to fit.
+    with pytest.raises(ValueError, match="schema"):
+        storage.write_row_groups([TABLE.slice(1), TABLE.select(["id"])], str(table))
     assert storage.read_bytes(str(file)) == b"old"
     assert storage.read_table(str(table)).equals(TABLE)
     assert tree(tmp_path) == ["file", "table.parquet"]
@@ -158,6 +155,13 @@ def test_a_table_may_be_one_file_or_a_list_of_files(tmp_path: Path) -> None:
     assert storage.read_table(files[0]).equals(TABLE)
     assert storage.read_table(files).num_rows == 6
     assert pq.ParquetFile(files[0]).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_tables_written_together_are_the_row_groups_of_one_file(tmp_path: Path) -> None:
+    file = str(tmp_path / "rows.parquet")
+    storage.write_row_groups([TABLE, TABLE.slice(1)], file)
+    assert [pq.ParquetFile(file).metadata.row_group(place).num_rows for place in range(2)] == [3, 2]
+    assert storage.read_table(file).equals(pa.concat_tables([TABLE, TABLE.slice(1)]))
 
 
 def test_a_folder_without_tables_is_told(tmp_path: Path) -> None:
