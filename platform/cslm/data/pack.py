@@ -63,6 +63,7 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
 
     `tasks` are the fields of `TaskWeights` to build. Raises ConfigError when the tables hold no example at all.
     """
+    section = _resolved(section)
     weights = {task: weight for task, weight in section.weights.model_dump().items() if task in tasks and weight > 0}
     jobs, num_rows = _inputs(section, weights)
     if not jobs:
@@ -94,6 +95,13 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
     storage.remove(waiting)
     storage.write_json(done, stats)
     return stats
+
+
+def _resolved(section: DataSection) -> DataSection:
+    """The same tables by absolute paths: workers know neither the driver's folder nor its environment."""
+    named = {"parallel_text": section.parallel_text, "dialogues": section.dialogues}
+    paths = {name: storage.absolute(path) for name, path in named.items() if path}
+    return section.model_copy(update={"units": units_folder(section.units), **paths})
 
 
 def _inputs(section: DataSection, weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], int]:
