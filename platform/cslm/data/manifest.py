@@ -202,7 +202,7 @@ def _clean(row: Row, section: CorpusSection) -> tuple[Row, tuple[str, str] | Non
     if clean["split"] not in SPLITS:
         return {}, ("bad_split", f"split must be one of {', '.join(SPLITS)}, found {clean['split']!r}; rename it")
     for name in ("start_s", "end_s"):
-        value = row.get(name)
+        value: Any = row.get(name)
         try:
             clean[name] = None if _is_blank(value) else float(value)
         except (TypeError, ValueError):

@@ -39,7 +39,7 @@ def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
     groups = []
     restore = torch.zeros_like(flat)
     place = 0
-    for kind in classes.unique().tolist():
+    for kind in torch.unique(classes).tolist():
         members = torch.nonzero(classes == kind).flatten()
         longest = int(lengths[members].max())
         offsets = torch.arange(longest)
