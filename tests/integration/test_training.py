@@ -1,5 +1,6 @@
 """The training jobs as users run them: real Ray Train, two ranks of DeepSpeed ZeRO-3 over gloo, real tables."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cslm import storage
-from cslm.apps import evaluate, pretrain, sft
+from cslm.apps import evaluate, pretrain, sft, tokenize
 from cslm.lm import vocabulary
 from cslm.tracking import Run
 from cslm.train import checkpoint
 from tests.data import tables
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+PEOPLE = ROOT.parent / "shared" / "data" / "fsdd"
 # fp32, so that equality can be asked for to the last bit.
 SETTINGS = {
     "data.units": "units",
@@ -130,6 +132,28 @@ def test_fine_tuning_and_evaluation_go_on_from_the_model(base, home):
     assert 0 <= report["metrics"]["answer/en-en/accuracy"] <= 1
     predictions = storage.read_table(str(home / "report" / "predictions"))
     assert predictions.num_rows == 20
+
+
+def test_recordings_of_people_are_tokenized_and_trained_on(home, ray_cluster):
+    if not PEOPLE.is_dir():
+        pytest.skip(f"no recordings of people at {PEOPLE}")
+    # Every speaker says every digit, in the manifest's own splits.
+    lines = (PEOPLE / "manifest.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["id"].rpartition("_")[2] in ("1", "4", "5")]
+    with (home / "people.jsonl").open("w") as manifest:
+        for row in rows:
+            manifest.write(json.dumps(row | {"audio": str(PEOPLE / row["audio"])}) + "\n")
+    fit = ["--tokenizer.kmeans.codebook_size", "100", "--tokenizer.kmeans.fit_audio_s", "30"]
+    assert tokenize.main(["--corpus.manifest", "people.jsonl", "--output.path", "digits", *fit]) == 0
+    told = storage.read_json(str(home / "digits" / "summary.json"))
+    assert told["rows"]["accepted"] == len(rows) == 150
+    command = ["--data.units", "digits", "--output.path", "digits_model", "--deepspeed.zero_stage", "3"]
+    changes = {"model.shape": "micro", "model.text_vocab_size": 320, "data.row_length": 256, "train.max_steps": 4}
+    changes |= {"train.rows_per_step": 2, "train.micro_batch_rows": 1, "train.learning_rate": 0.003}
+    assert pretrain.main(command + [part for key, value in changes.items() for part in (f"--{key}", str(value))]) == 0
+    trained = storage.read_json(str(home / "digits_model" / "summary.json"))
+    assert trained["packed"]["tasks"]["asr/en"]["examples"] == sum(row["split"] == "train" for row in rows)
+    assert trained["loss_last"]["total"] < trained["loss_first"]["total"]
 
 
 def test_units_of_another_tokenizer_are_refused(base, home, tmp_path, capsys):
