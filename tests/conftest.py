@@ -22,7 +22,7 @@ def ray_cluster() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="cslm-", dir="/tmp")
     context = ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=8,  # an execution that a test made fail may hold some until the end
         object_store_memory=300 << 20,
         include_dashboard=False,
         log_to_driver=False,

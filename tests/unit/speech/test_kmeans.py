@@ -35,6 +35,23 @@ def test_a_clip_has_a_code_for_every_full_hop_and_at_least_one(tokenizer, num_sa
     assert codes.max() < 40
 
 
+@pytest.mark.parametrize("rate_hz", [12.5, 25.0, 40.0, 50.0, 100.0])
+def test_at_every_frame_rate_all_of_the_audio_is_heard(rate_hz):
+    features = Features(KMeansSection(frame_rate_hz=rate_hz))
+    clip = waveform(4, 1.6)
+    expected = features(clip)
+    assert len(expected) == int(1.6 * rate_hz)
+    for place in range(100, len(clip) - 100, 531):
+        changed = clip.copy()
+        changed[place : place + 60] *= -1
+        assert not np.allclose(features(changed), expected, atol=1e-4), place
+
+
+def test_a_frame_rate_that_falls_between_samples_is_refused():
+    with pytest.raises(ValueError, match="whole number of samples"):
+        KMeansSection(frame_rate_hz=30)
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(100, 30_000), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_units_do_not_depend_on_the_batch(tokenizer, lengths, order):

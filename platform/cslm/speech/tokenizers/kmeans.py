@@ -35,6 +35,8 @@ _NUM_CEPSTRA = 13
 _PRE_EMPHASIS = 0.97
 # About the power of 16-bit rounding noise in one mel band, so that digital silence and a quiet room look alike.
 _LOG_FLOOR = 1e-6
+# Goes up when the same audio gets other features: units made before and after must not meet.
+_FEATURES_VERSION = 2
 # Frames computed at a time: bounds memory on long recordings (8,192 frames are 164 s and 34 MB of spectrum).
 _FRAMES_AT_ONCE = 8192
 # Seeding looks at so many frames a unit; more cost time and change nothing.
@@ -130,12 +132,15 @@ class KMeansTokenizer:
 class Features:
     """16 kHz samples (T,) -> normalised frames (F, D) on `device`: D = 39 for mfcc, 40 for logmel.
 
-    Frame i is centred on (i + 0.5) / frame_rate_hz seconds.
+    Frame i is centred on (i + 0.5) / frame_rate_hz seconds. Where frames are so far apart that windows would leave gaps
+    between them, a frame is the mean of several windows.
     """
 
     def __init__(self, settings: KMeansSection, device: str = "cpu") -> None:
         self._device = device
-        self._hop = round(SAMPLE_RATE_HZ / settings.frame_rate_hz)
+        spacing = round(SAMPLE_RATE_HZ / settings.frame_rate_hz)
+        self._windows_a_frame = next(n for n in range(1, spacing + 1) if spacing % n == 0 and spacing // n <= _WINDOW)
+        self._hop = spacing // self._windows_a_frame
         self._window = _on_device(np.hanning(_WINDOW + 1)[:-1], device)
         self._mel_BM = _on_device(mel_filters(), device)
         self._dct_MC = _on_device(dct_matrix(), device) if settings.features == "mfcc" else None
@@ -147,17 +152,19 @@ class Features:
         samples = _on_device(waveform, self._device)
         samples = samples / (abs(samples).max() + 1e-8)
         samples = xp.concatenate((samples[:1], samples[1:] - _PRE_EMPHASIS * samples[:-1]))
-        num_frames = max(1, len(samples) // self._hop)
-        before = max(0, (_WINDOW - self._hop) // 2)
-        after = max(0, (num_frames - 1) * self._hop + _WINDOW - before - len(samples))
+        num_frames = max(1, len(samples) // (self._hop * self._windows_a_frame))
+        num_windows = num_frames * self._windows_a_frame
+        before = (_WINDOW - self._hop) // 2
+        after = max(0, (num_windows - 1) * self._hop + _WINDOW - before - len(samples))
         silence = xp.zeros_like(samples[:1]).repeat(max(before, after))
         samples = xp.concatenate((silence[:before], samples, silence[:after]))
         mel_FM = xp.concatenate(
             [
-                self._log_mel(samples, first, min(first + _FRAMES_AT_ONCE, num_frames))
-                for first in range(0, num_frames, _FRAMES_AT_ONCE)
+                self._log_mel(samples, first, min(first + _FRAMES_AT_ONCE, num_windows))
+                for first in range(0, num_windows, _FRAMES_AT_ONCE)
             ]
         )
+        mel_FM = mel_FM.reshape(num_frames, self._windows_a_frame, -1).mean(1)
         if self._dct_MC is None:
             return _normalise(mel_FM)
         cepstra_FC = mel_FM @ self._dct_MC
@@ -263,6 +270,7 @@ def _on_device(values: NDArray[Any], device: str) -> Any:
 
 
 def _fingerprint(settings: KMeansSection, centroids_KD: Float32) -> str:
-    digest = hashlib.sha256(json.dumps(settings.model_dump(mode="json"), sort_keys=True).encode())
+    facts = {"features": _FEATURES_VERSION, "settings": settings.model_dump(mode="json")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(centroids_KD, "<f4").tobytes())
     return digest.hexdigest()[:16]
