@@ -46,7 +46,8 @@ def submit(cluster: LocalCluster, command: list[str], env: dict[str, str]) -> tu
 
 # One form costs a second a job and tells that a job starts; the others differ in the launcher, which is alike in all.
 @pytest.mark.parametrize(
-    ("job", "form"), [*((job, "./jobs/job.py") for job in JOBS), *(("tokenize", form) for form in DIRECT)]
+    ("job", "form"),
+    [*((job, "./jobs/job.py") for job in JOBS), ("tokenize", "python jobs/job.py"), ("tokenize", "./job.py")],
 )
 def test_a_job_starts_from_a_shell(job: str, form: str) -> None:
     words, folder = DIRECT[form]
