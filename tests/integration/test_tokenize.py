@@ -169,6 +169,16 @@ def test_units_of_another_tokenizer_are_refused(undisturbed, recordings, home, m
     assert "units of two tokenizers never mix" in capsys.readouterr().err
 
 
+def test_a_tokenizer_that_was_changed_after_it_was_saved_is_refused(corpus, home, monkeypatch, capsys):
+    without_ray(monkeypatch)
+    path = str(corpus / "tokenizer" / "speech_tokenizer.json")
+    document = storage.read_json(path)
+    storage.write_json(path, document | {"settings": document["settings"] | {"seed": 7}})
+    assert run() == 1
+    assert "the folder was changed after it was saved" in capsys.readouterr().err
+    assert not (corpus / "out" / "tokenizer").exists()
+
+
 def test_steps_apart_and_small_pieces_come_to_the_same_table(undisturbed, corpus, home, ray_cluster):
     assert run(decode__apart="true", decode__piece_s=1.0, tokenizer__max_actors=2) == 0
     assert same_units(units(corpus / "out"), units(undisturbed))

@@ -127,6 +127,8 @@ def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] |
             raise ConfigError(f"tokenizer.path: must hold a saved {section.kind} tokenizer, found none at {path}")
         return None
     if kept is None:
+        # A damaged one is told here in a sentence, before it is copied, and not by an actor that cannot start.
+        speech.load(section.kind, str(path))
         speech.copy(str(path), folder)
         return given
     remedy = f"units of two tokenizers never mix: give another output.path, or delete {storage.parent(folder)}"
