@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 NAME = "packed_segments"
+# Up to this length plain matrix products beat PyTorch's blocked bf16 kernel on a CPU, forward and backward together:
+# seen 3.2 times as quick at 128 tokens, twice at 512, and no quicker at 1,024 (torch 2.11, AVX-512 with bf16).
+_PRODUCTS_UP_TO = 512
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,33 @@ def packed_attention(
     assert segments is not None, "a model with packed attention must be called with `segments`"
     batch, num_heads, length, width = query.shape
     flat = [tensor.transpose(1, 2).reshape(batch * length, -1, width) for tensor in (query, key, value)]
-    shared = {"is_causal": True, "scale": scaling, "dropout_p": dropout, "enable_gqa": key.shape[1] != num_heads}
     outputs = []
     for group in segments.groups:
         # Filled-up places lie behind the segment's end, where causal attention never looks.
-        parts = [tensor[group].transpose(1, 2) for tensor in flat]
-        attended = F.scaled_dot_product_attention(*parts, **shared)  # type: ignore[arg-type]
+        grouped = [tensor[group].transpose(1, 2) for tensor in flat]
+        attended = _causal(grouped[0], grouped[1], grouped[2], scaling, dropout)
         outputs.append(attended.transpose(1, 2).reshape(-1, num_heads, width))
     joined = torch.cat(outputs)[segments.restore]
     return joined.reshape(batch, length, num_heads, width), None
+
+
+def _causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float
+) -> torch.Tensor:
+    """Causal attention of query [S, H, L, D] to key and value [S, K, L, D], H a multiple of K -> [S, H, L, D]."""
+    segments, num_heads, length, width = query.shape
+    repeats = num_heads // key.shape[1]
+    on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not on_cpu or length > _PRODUCTS_UP_TO or dropout:
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=repeats > 1
+        )
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    future = torch.full((length, length), -torch.inf, dtype=query.dtype).triu(1)
+    query, key, value = (tensor.reshape(segments * num_heads, length, width) for tensor in (query, key, value))
+    scores = torch.baddbmm(future.expand(len(query), -1, -1), query, key.transpose(1, 2), alpha=scaling)
+    return (scores.softmax(-1) @ value).view(segments, num_heads, length, width)
 
 
 def register() -> None:

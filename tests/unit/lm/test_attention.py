@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -29,6 +30,22 @@ def test_each_segment_is_attended_to_as_if_alone(rows, seed):
             alone = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
             torch.testing.assert_close(output[row : row + 1, span], alone.transpose(1, 2), rtol=1e-4, atol=1e-5)
             start += size
+
+
+@pytest.mark.parametrize("num_key_heads", [4, 2])
+@pytest.mark.parametrize("length", [40, 600])  # on either side of the length at which the kernel changes
+def test_bf16_attends_as_fp32_does_and_has_its_gradients(num_key_heads, length):
+    torch.manual_seed(0)
+    index = segment_index(positions([[length, 7]], length + 7))
+    exact = [torch.randn(1, heads, length + 7, 16) for heads in (4, num_key_heads, num_key_heads)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        parts = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+        output, _ = packed_attention(None, *parts, None, scaling=0.25, segments=index)
+        output.float().square().sum().backward()
+        results.append([output.detach().float(), *(part.grad.float() for part in parts)])
+    for wanted, found in zip(*results, strict=True):
+        assert (found - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_every_token_is_found_again():
