@@ -13,7 +13,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from cslm.config import Section, fingerprint, setting
 from cslm.demo.facts import Fact, all_facts, fact_kinds
@@ -34,8 +34,8 @@ from cslm.demo.voices import Speaker
 NUM_ANSWER_WORDINGS = 3
 # Rounds in which every fact is asked once; fewer facts are taken when a corpus is too small for so many.
 _MIN_ROUNDS = 8
-# Mean lengths as spoken, from which the numbers of statements and questions follow.
-_STATEMENT_S, _QUESTION_S, _ANSWER_S = 2.85, 2.23, 1.38
+# As spoken on average, from which the numbers of statements and questions follow.
+_SECONDS_A_LETTER, _QUESTION_S, _ANSWER_S = 0.06, 2.23, 1.38
 
 
 class CorpusSection(Section):
@@ -53,6 +53,12 @@ class CorpusSection(Section):
         "how many concepts of each kind statements speak of (people, animals, places ...); all when not given",
         ge=2,
     )
+    statement_kinds: tuple[str, ...] | None = setting(
+        None, f"kinds of statements, of {', '.join(STATEMENTS)}; all when not given", min_length=1
+    )
+    fact_kinds: tuple[str, ...] | None = setting(
+        None, f"kinds of facts asked about, of {', '.join(fact_kinds())}; all when not given", min_length=1
+    )
     shard_size: int = setting(250, "utterances made by one task and lost when it is interrupted", ge=10)
 
     @field_validator("languages")
@@ -64,6 +70,16 @@ class CorpusSection(Section):
         if len(set(languages)) != len(languages):
             raise ValueError(f"must name each language once, found {', '.join(languages)}")
         return languages
+
+    @field_validator("statement_kinds", "fact_kinds")
+    @classmethod
+    def _known_kinds(cls, kinds: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        known = tuple(STATEMENTS) if info.field_name == "statement_kinds" else fact_kinds()
+        unknown = [kind for kind in kinds or () if kind not in known]
+        if unknown:
+            raise ValueError(f"must be among {', '.join(known)}, found {', '.join(unknown)}")
+        # In the grammar's order, so that the same choice is the same corpus.
+        return tuple(kind for kind in known if kind in kinds) if kinds else None
 
 
 @dataclass(frozen=True)
@@ -109,18 +125,36 @@ class Plan:
         # About two in five utterances are questions, enough for `_MIN_ROUNDS`; answers at most three in five.
         asked = section.num_utterances * 2 // (5 * _MIN_ROUNDS)
         answered = section.num_utterances * 3 // (5 * NUM_ANSWER_WORDINGS * len(section.languages))
-        self.num_facts = min(len(all_facts()), max(1, min(asked, answered)))
+        self._all_facts = [
+            fact for fact in all_facts() if section.fact_kinds is None or fact.kind in section.fact_kinds
+        ]
+        self.num_facts = min(len(self._all_facts), max(1, min(asked, answered)))
         self.num_answers = len(self._answers)
         rest = section.num_utterances - self.num_answers
         # The two shares of time, solved for the number of statements.
         talk = section.dialogue_share
         told_s = (1 - talk) * (rest * _QUESTION_S + self.num_answers * _ANSWER_S)
-        wanted = round(told_s / (talk * _STATEMENT_S + (1 - talk) * _QUESTION_S))
+        wanted = round(told_s / (talk * self._statement_s + (1 - talk) * _QUESTION_S))
         # Three rounds of questions, whatever time they take: the first is of train, and held-out ones follow.
         self.num_statements = min(wanted, rest - 3 * self.num_facts)
         self.num_questions = rest - self.num_statements
         self.num_utterances = section.num_utterances
         self.num_shards = -(-self.num_utterances // section.shard_size)
+
+    @cached_property
+    def statement_kinds(self) -> tuple[str, ...]:
+        """The kinds of statements that the corpus has."""
+        return self.section.statement_kinds or tuple(STATEMENTS)
+
+    @cached_property
+    def _statement_s(self) -> float:
+        """Mean length of a statement, by the letters of its English wording."""
+        english, letters = load_language("en"), []
+        for kind in self.statement_kinds:
+            size = num_meanings(kind)
+            said = [english.state(meaning(kind, index)) for index in range(0, size, max(1, size // 50))]
+            letters.append(sum(map(len, said)) / len(said))
+        return _SECONDS_A_LETTER * sum(letters) / len(letters)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -163,7 +197,7 @@ class Plan:
     def statement(self, number: int) -> tuple[Meaning, str]:
         """The meaning of a statement and its split, 0 <= number < num_statements."""
         kind, index, split = self._meanings[number % len(self._meanings)]
-        return meaning(list(STATEMENTS)[kind], int(index)), SPLITS[split]
+        return meaning(self.statement_kinds[kind], int(index)), SPLITS[split]
 
     def is_repeated_statement(self, number: int) -> bool:
         """Whether an earlier statement already has the meaning of this one."""
@@ -203,14 +237,14 @@ class Plan:
     def _facts(self) -> Sequence[Fact]:
         """The facts asked about, every kind spread evenly over the order so that small corpora have all kinds."""
         places = []
-        for kind in fact_kinds():
-            facts = [fact for fact in all_facts() if fact.kind == kind]
+        for kind in self.section.fact_kinds or fact_kinds():
+            facts = [fact for fact in self._all_facts if fact.kind == kind]
             draw(self.section.seed, "facts", kind).shuffle(facts)
             places += [((i + 0.5) / len(facts), fact) for i, fact in enumerate(facts)]
         facts = [fact for _, fact in sorted(places, key=lambda place: place[0])]
         # The first two facts have held-out questions, so that the smallest corpus has some of each split.
         for split in ("dev", "test"):
-            first = next(fact for fact in facts if split in self._splits(fact).values())
+            first = next((fact for fact in facts if split in self._splits(fact).values()), facts[0])
             facts = [first, *(fact for fact in facts if fact != first)]
         return facts[: self.num_facts]
 
@@ -250,11 +284,11 @@ class Plan:
         concepts = self.section.concepts
         sizes = [
             num_meanings(kind) if concepts is None else int((largest_choices(kind) < concepts).sum())
-            for kind in STATEMENTS
+            for kind in self.statement_kinds
         ]
         counts = _fill(sizes, min(self.num_statements, sum(sizes)))
         rows = []
-        for place, (kind, count) in enumerate(zip(STATEMENTS, counts, strict=True)):
+        for place, (kind, count) in enumerate(zip(self.statement_kinds, counts, strict=True)):
             chosen = meanings_of(kind, count, self.section.seed, phase=(place + 0.5) / len(sizes), concepts=concepts)
             rows.append(np.insert(chosen, 0, place, axis=1))
         shuffled = np.random.default_rng(self.section.seed).permutation(np.concatenate(rows))

@@ -35,6 +35,8 @@ class ZeroEngine:
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
+        # Its shared-memory op serves inference only, and building it takes a core most of a minute on a new machine.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.device = device
         self._accumulation = int(config["gradient_accumulation_steps"])
         self._world_size = dist.get_world_size()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cslm.demo.facts import all_facts
+from cslm.demo.grammar import STATEMENTS
 from cslm.demo.plan import CorpusSection, Plan
 from cslm.demo.speakers import ANSWERER, TEST_ONLY_VARIANTS
 from cslm.demo.tables import dialogues, translations
@@ -18,6 +19,8 @@ corpora = st.builds(
     ),
     seed=st.integers(0, 99),
     dialogue_share=st.sampled_from([0.2, 0.55, 0.8]),
+    statement_kinds=st.none() | st.sets(st.sampled_from(list(STATEMENTS)), min_size=4).map(tuple),
+    fact_kinds=st.none() | st.just(("addition", "colour", "opposite")),
 )
 
 
@@ -120,9 +123,8 @@ def test_the_demo_corpus_has_the_promised_proportions():
     }
 
 
-def test_a_meaning_used_up_comes_again_in_another_language_but_in_no_second_translation(monkeypatch):
-    monkeypatch.setattr("cslm.demo.plan.STATEMENTS", {"weather_is": ("weather", "outdoors", "day or time")})
-    plan = Plan(CorpusSection(num_utterances=3000))
+def test_a_meaning_used_up_comes_again_in_another_language_but_in_no_second_translation():
+    plan = Plan(CorpusSection(num_utterances=3000, statement_kinds=("weather_is",)))
     size = 6 * 5 * 12
     assert plan.num_statements > 2 * size
     assert plan.statement(3) == plan.statement(3 + size)
@@ -131,6 +133,17 @@ def test_a_meaning_used_up_comes_again_in_another_language_but_in_no_second_tran
     assert len(languages) == 2
     assert list(translations(plan, first + 3))
     assert not list(translations(plan, first + 3 + size))
+
+
+def test_only_the_chosen_kinds_are_said_and_asked():
+    section = CorpusSection(
+        num_utterances=600, statement_kinds=("things", "animal_is"), fact_kinds=("opposite", "colour")
+    )
+    plan = Plan(section)
+    assert section.statement_kinds == ("animal_is", "things")
+    assert {plan.statement(number)[0].kind for number in range(plan.num_statements)} == {"animal_is", "things"}
+    assert {plan.question(number).fact.kind for number in range(plan.num_questions)} == {"opposite", "colour"}
+    assert {row.split for row in map(plan.utterance, range(600))} == {"train", "dev", "test"}
 
 
 def test_another_seed_gives_another_corpus_and_the_same_seed_the_same():
@@ -151,6 +164,8 @@ def test_shards_cover_every_utterance_once():
     [
         ({"languages": ("en", "xx")}, "must be among en, es, fr, zh, found xx"),
         ({"languages": ("en", "en")}, "each language once"),
+        ({"statement_kinds": ("things", "poems")}, "must be among animal_does, .*, found poems"),
+        ({"fact_kinds": ("bugs",)}, "must be among addition, .*, found bugs"),
         ({"num_utterances": 20}, "greater than or equal to 100"),
     ],
 )

@@ -142,6 +142,32 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WEATHER[weather]} en {PLACES[place]} {WHEN[time]}."
 
 
+def _animal_is(animal: str, colour: str) -> str:
+    noun = ANIMALS[animal]
+    return f"{noun} es {_coloured(colour, noun)}."
+
+
+def _animal_at(animal: str, place: str) -> str:
+    return f"{ANIMALS[animal]} está en {PLACES[place]}."
+
+
+def _things(number: str, colour: str, thing: str) -> str:
+    what = OBJECTS[thing]
+    return f"{NUMBERS[number]} {_many(_noun(what))} {_many(_coloured(colour, what))}."
+
+
+def _person_acts(person: str, action: str, time: str) -> str:
+    return f"{PEOPLE[person]} {ACTIONS[action]} {WHEN[time]}."
+
+
+def _person_owns(person: str, number: str, thing: str) -> str:
+    return f"{PEOPLE[person]} tiene {NUMBERS[number]} {_many(_noun(OBJECTS[thing]))}."
+
+
+def _weather_when(weather: str, time: str) -> str:
+    return f"{WEATHER[weather]} {WHEN[time]}."
+
+
 def _is(number: str) -> str:
     return "es" if number in ("0", "1") else "son"
 
@@ -300,6 +326,12 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
+        "animal_is": _animal_is,
+        "animal_at": _animal_at,
+        "things": _things,
+        "person_acts": _person_acts,
+        "person_owns": _person_owns,
+        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,

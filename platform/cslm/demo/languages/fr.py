@@ -179,6 +179,32 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WEATHER[weather]} {PLACES[place][0]} {WHEN[time]}."
 
 
+def _animal_is(animal: str, colour: str) -> str:
+    noun = ANIMALS[animal]
+    return f"{_the(noun)} est {_coloured(colour, noun)}."
+
+
+def _animal_at(animal: str, place: str) -> str:
+    return f"{_the(ANIMALS[animal])} est {PLACES[place][0]}."
+
+
+def _things(number: str, colour: str, thing: str) -> str:
+    what = OBJECTS[thing]
+    return f"{NUMBERS[number]} {_many(_noun(what))} {_many(_coloured(colour, what))}."
+
+
+def _person_acts(person: str, action: str, time: str) -> str:
+    return f"{_the(PEOPLE[person])} {ACTIONS[action]} {WHEN[time]}."
+
+
+def _person_owns(person: str, number: str, thing: str) -> str:
+    return f"{_the(PEOPLE[person])} a {NUMBERS[number]} {_many(_noun(OBJECTS[thing]))}."
+
+
+def _weather_when(weather: str, time: str) -> str:
+    return f"{WEATHER[weather]} {WHEN[time]}."
+
+
 def _addition(a: str, b: str, total: str) -> Exchange:
     a, b, total = NUMBERS[a], NUMBERS[b], NUMBERS[total]
     return Exchange(
@@ -330,6 +356,12 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
+        "animal_is": _animal_is,
+        "animal_at": _animal_at,
+        "things": _things,
+        "person_acts": _person_acts,
+        "person_owns": _person_owns,
+        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,
