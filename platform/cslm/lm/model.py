@@ -4,6 +4,7 @@ The folder is finished and saved before training shards it: embeddings are never
 and every later job opens the same files.
 """
 
+import shutil
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +71,15 @@ def prepare(
         save(folder, model, tokenizer, layout)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
-        tokenizer = text_tokenizer.load(source)
         if vocabulary.has_vocabulary(source):
             layout = vocabulary.load(source)
             layout.require_units_of([unit_tokenizer], section.path)
-        else:
-            layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
+            # Nothing is added, so nothing has to be loaded.
+            with storage.published_folder(folder) as target:
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            return layout
+        tokenizer = text_tokenizer.load(source)
+        layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
         torch.manual_seed(seed)
         model = load(source)
         if model.get_input_embeddings().weight.shape[0] < layout.num_rows:

@@ -21,6 +21,8 @@ BEGIN, END, HEADER_START, HEADER_END, TURN_END, PAD = (
     "<|eot_id|>",
     "<|pad|>",
 )
+# Tokenizers that are all in their tokenizer.json, as most are; others have code of their own.
+_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Turns are framed as Llama 3 frames them (Llama 3 model card, "prompt format").
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -60,11 +62,15 @@ def train(texts: Iterable[str], *, vocab_size: int) -> "PreTrainedTokenizerFast"
 
 def load(folder: str) -> "PreTrainedTokenizerFast":
     """Open the tokenizer of a local model folder. Raises CheckpointError when it has none or no chat template."""
-    from transformers import AutoTokenizer
+    import transformers
 
-    if not storage.exists(storage.join(folder, "tokenizer_config.json")):
+    description = storage.join(folder, "tokenizer_config.json")
+    if not storage.exists(description):
         raise CheckpointError(f"{folder} must hold a Hugging Face tokenizer (tokenizer_config.json), found none")
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # AutoTokenizer would load torch and every model's code to find a plain class: ten seconds of a core a process.
+    is_plain = storage.read_json(description).get("tokenizer_class") in _PLAIN_CLASSES
+    loader = transformers.PreTrainedTokenizerFast if is_plain else transformers.AutoTokenizer
+    tokenizer: PreTrainedTokenizerFast = loader.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE if HEADER_START in tokenizer.get_vocab() else None
     if not tokenizer.chat_template:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -45,3 +49,17 @@ def test_a_saved_tokenizer_keeps_its_ids_and_template(joint, tmp_path):
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="found none"):
         text_tokenizer.load(str(tmp_path))
+
+
+def test_packing_needs_no_torch(joint, tmp_path):
+    tokenizer, layout = joint
+    tokenizer.save_pretrained(tmp_path)
+    layout.save(str(tmp_path))
+    code = (
+        "import sys\n"
+        "from cslm.data import pack\n"
+        f"builder, _ = pack._builder({str(tmp_path)!r})\n"
+        "builder.recognition({'id': 'a', 'language': 'en', 'text': 'Two.', 'units': [1, 2]})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "platform"})
