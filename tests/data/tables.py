@@ -5,15 +5,20 @@ from pathlib import Path
 import numpy as np
 
 from cslm import contracts, storage
-from cslm.speech.tokenizer import SETTINGS_FILE
+from cslm.speech.tokenizers import KMeansSection
+from cslm.speech.tokenizers.kmeans import KMeansTokenizer
 
 WORDS = ["one", "two", "three", "four", "five", "red", "blue", "green", "cat", "dog"]
 NUM_UNITS = 40
-FINGERPRINT = "0123456789abcdef"
+# Its units are not those of any audio: the tables give each word units of its own.
+TOKENIZER = KMeansTokenizer(
+    KMeansSection(codebook_size=NUM_UNITS),
+    np.random.default_rng(0).normal(size=(NUM_UNITS, 39)).astype(np.float32),
+)
 
 
 def write(root: Path, *, num_utterances: int = 120, seed: int = 0) -> None:
-    """Write `units/` (with its tokenizer's description), `parallel_text/` and `dialogues/` below `root`."""
+    """Write `units/` (with its tokenizer), `parallel_text/` and `dialogues/` below `root`."""
     rng = np.random.default_rng(seed)
     codes = {word: rng.integers(0, NUM_UNITS, 5).tolist() for word in WORDS}
     units, parallel, dialogues = [], [], []
@@ -32,7 +37,7 @@ def write(root: Path, *, num_utterances: int = 120, seed: int = 0) -> None:
                 "num_frames": len(spoken),
                 "frame_rate_hz": 50.0,
                 "duration_s": len(spoken) / 50,
-                "tokenizer": FINGERPRINT,
+                "tokenizer": TOKENIZER.fingerprint,
                 "source": f"u{number}.wav",
                 "source_sha256": "0" * 64,
             }
@@ -47,7 +52,6 @@ def write(root: Path, *, num_utterances: int = 120, seed: int = 0) -> None:
         table = contracts.load("units").table([row for row in units if row["split"] == split])
         folder = root / "units" / "units" / "language=en" / f"split={split}"
         storage.write_table(table.drop_columns(["language", "split"]), str(folder / "shard-00000.parquet"))
-    description = {"kind": "kmeans", "fingerprint": FINGERPRINT, "codebook_size": NUM_UNITS, "frame_rate_hz": 50.0}
-    storage.write_json(str(root / "units" / "tokenizer" / SETTINGS_FILE), description)
+    TOKENIZER.save(str(root / "units" / "tokenizer"))
     storage.write_table(contracts.load("parallel_text").table(parallel), str(root / "parallel_text" / "part-0.parquet"))
     storage.write_table(contracts.load("dialogues").table(dialogues), str(root / "dialogues" / "part-0.parquet"))

@@ -22,8 +22,9 @@ def corpus(tmp_path_factory):
         ModelSection(shape="micro", text_vocab_size=320),
         texts=lambda: tables.WORDS * 3,
         num_units=tables.NUM_UNITS,
-        unit_tokenizer=tables.FINGERPRINT,
+        unit_tokenizer=tables.TOKENIZER.fingerprint,
         frame_rate_hz=50.0,
+        codebook=lambda: tables.TOKENIZER.codebook,
         seed=0,
     )
     return root

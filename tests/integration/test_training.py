@@ -168,7 +168,7 @@ def test_units_of_another_tokenizer_are_refused(base, home, tmp_path, capsys):
     assert code == 1
     message = capsys.readouterr().err
     assert "f" * 16 in message
-    assert tables.FINGERPRINT in message
+    assert tables.TOKENIZER.fingerprint in message
 
 
 def test_every_fault_of_a_bad_config_is_listed(home, capsys):

@@ -16,7 +16,7 @@ from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import prompts
 from cslm.lm.model import ModelSection
-from cslm.speech.tokenizer import SETTINGS_FILE
+from cslm.speech import tokenizer as speech
 from cslm.train.loop import TrainSection
 from cslm.train.zero import DeepSpeedSection
 
@@ -48,6 +48,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         num_units=units["num_units"],
         unit_tokenizer=units["tokenizer"],
         frame_rate_hz=units["frame_rate_hz"],
+        codebook=lambda: speech.load(units["kind"], _tokenizer_folder(config.data)).codebook,
         seed=config.train.seed,
     )
     packed = storage.join(job.output, "packed")
@@ -141,14 +142,21 @@ def _units_facts(section: pack.DataSection) -> dict[str, Any]:
     fingerprints = pc.unique(table.column("tokenizer")).to_pylist()
     if len(fingerprints) != 1:
         raise ConfigError(f"data.units: must be made by one tokenizer, found {len(fingerprints)}: {fingerprints}")
-    description = storage.join(storage.parent(folder), "tokenizer", SETTINGS_FILE)
-    if not storage.exists(description):
-        raise ConfigError(f"data.units: the tokenizer's description must lie beside the table, found no {description}")
+    described = speech.describe(_tokenizer_folder(section))
+    if described is None:
+        raise ConfigError(
+            f"data.units: its tokenizer must lie beside the table, found none in {_tokenizer_folder(section)}"
+        )
     return {
         "tokenizer": fingerprints[0],
         "frame_rate_hz": float(table.column("frame_rate_hz")[0].as_py()),
-        "num_units": int(storage.read_json(description)["codebook_size"]),
+        "num_units": int(described["codebook_size"]),
+        "kind": described["kind"],
     }
+
+
+def _tokenizer_folder(section: pack.DataSection) -> str:
+    return storage.join(storage.parent(pack.units_folder(section.units)), "tokenizer")
 
 
 def _identity(config: TrainingConfig) -> str:

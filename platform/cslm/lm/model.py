@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cslm import storage
@@ -50,11 +52,13 @@ def prepare(
     num_units: int,
     unit_tokenizer: str,
     frame_rate_hz: float,
+    codebook: Callable[[], npt.NDArray[np.float32] | None],
     seed: int,
 ) -> Vocabulary:
     """Make the folder that training starts from, unless it is there already, and return its vocabulary.
 
-    `texts` gives the corpus text for a new text tokenizer and is called only then. Raises CheckpointError when a
+    `texts` gives the corpus text for a new text tokenizer, `codebook` what each unit stands for, [num_units, D] or
+    None when that is unknown; each is called only when it is needed. Raises CheckpointError when a
     given model's units are another tokenizer's, ConfigError for an unknown shape.
     """
     if vocabulary.has_vocabulary(folder):
@@ -68,6 +72,7 @@ def prepare(
         layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
         torch.manual_seed(seed)
         model = _from_shape(section, tokenizer, layout)
+        _place_units(model, layout, codebook())
         save(folder, model, tokenizer, layout)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
@@ -84,6 +89,7 @@ def prepare(
         model = load(source)
         if model.get_input_embeddings().weight.shape[0] < layout.num_rows:
             model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
+        _place_units(model, layout, codebook())
         save(folder, model, tokenizer, layout)
     return layout
 
@@ -133,6 +139,24 @@ def _from_shape(section: ModelSection, tokenizer: Any, layout: Vocabulary) -> "P
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     _initialise(model)
     return model
+
+
+@torch.no_grad()
+def _place_units(model: "PreTrainedModel", layout: Vocabulary, codebook_KD: npt.NDArray[np.float32] | None) -> None:
+    """Give units that sound alike embeddings that lie near each other.
+
+    The codebook, turned at random into the embedding space, takes the mean and the spread of the text's embeddings:
+    the model then need not learn from examples which of thousands of units are neighbours.
+    """
+    if codebook_KD is None:
+        return
+    embedding_VH = model.get_input_embeddings().weight
+    text_TH = embedding_VH[: layout.num_text].float()
+    centred_KD = torch.from_numpy(codebook_KD) - torch.from_numpy(codebook_KD).mean(0)
+    turn_DH = torch.nn.init.orthogonal_(torch.empty(centred_KD.shape[1], text_TH.shape[1]))
+    turned_KH = centred_KD @ turn_DH
+    placed_KH = text_TH.mean(0) + turned_KH * (text_TH.std() / turned_KH.std())
+    embedding_VH[layout.num_text : layout.num_text + layout.num_units] = placed_KH.to(embedding_VH.dtype)
 
 
 def _initialise(model: "PreTrainedModel") -> None:

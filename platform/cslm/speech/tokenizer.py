@@ -38,6 +38,8 @@ class SpeechTokenizer(Protocol):
     frame_rate_hz: float  # codes a second
     codebook_size: int  # codes are 0 .. codebook_size - 1
     max_window_s: float | None  # longest audio that one call may take, None for any
+    # What each code stands for, (codebook_size, D), None where that is unknown; codes that sound alike are near.
+    codebook: NDArray[np.float32] | None
 
     @property
     def batch_s(self) -> float:

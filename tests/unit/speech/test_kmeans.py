@@ -81,7 +81,7 @@ def test_a_long_recording_is_computed_in_parts_without_a_seam(monkeypatch, token
 def test_torch_computes_the_same_as_numpy(tokenizer, tmp_path):
     clips = [waveform(seed, 2) for seed in range(30, 36)]
     # This name of the CPU takes the way of all torch devices.
-    on_torch = KMeansTokenizer(SETTINGS, tokenizer._centroids_KD).to("cpu:0")
+    on_torch = KMeansTokenizer(SETTINGS, tokenizer.codebook).to("cpu:0")
     expected, found = np.concatenate(tokenizer.encode(clips)), np.concatenate(on_torch.encode(clips))
     assert (expected == found).mean() > 0.995
     features = Features(SETTINGS)(clips[0]), Features(SETTINGS, "cpu:0")(clips[0]).numpy()

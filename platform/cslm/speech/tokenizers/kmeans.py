@@ -56,7 +56,7 @@ class KMeansTokenizer:
         self.frame_rate_hz = settings.frame_rate_hz
         self.codebook_size = len(centroids_KD)
         self.fingerprint = _fingerprint(settings, centroids_KD)
-        self._centroids_KD = centroids_KD
+        self.codebook = centroids_KD
         self.to("cpu")
 
     @classmethod
@@ -95,7 +95,7 @@ class KMeansTokenizer:
 
     def save(self, path: str) -> None:
         """Write settings and weights to a folder; the settings last, they mark it as whole."""
-        storage.write_bytes(storage.join(path, WEIGHTS_FILE), save_arrays({"centroids": self._centroids_KD}))
+        storage.write_bytes(storage.join(path, WEIGHTS_FILE), save_arrays({"centroids": self.codebook}))
         document = {
             "kind": self.kind,
             "fingerprint": self.fingerprint,
@@ -109,8 +109,8 @@ class KMeansTokenizer:
     def to(self, device: str) -> "KMeansTokenizer":
         """Compute on a torch device, or with numpy on `cpu`; returns self."""
         self._features = Features(self.settings, device)
-        self._weights_DK = _on_device(np.ascontiguousarray(self._centroids_KD.T), device)
-        self._half_norms_K = _on_device((self._centroids_KD**2).sum(1) / 2, device)
+        self._weights_DK = _on_device(np.ascontiguousarray(self.codebook.T), device)
+        self._half_norms_K = _on_device((self.codebook**2).sum(1) / 2, device)
         return self
 
     def encode(self, waveforms: Sequence[Float32]) -> list[Codes]:

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cslm import storage
+from cslm.errors import ConfigError
+from cslm.lm import model as lm_model
+from cslm.lm import text_tokenizer
+from cslm.lm.model import ModelSection
+from tests.unit.lm.conftest import TEXTS
+
+# Twenty units in four heaps: what sounds alike is known by construction.
+HEAPS = np.repeat(np.arange(4), 5)
+CODEBOOK = (np.random.default_rng(0).normal(size=(4, 39))[HEAPS] * 3).astype(np.float32)
+CODEBOOK += np.random.default_rng(1).normal(size=CODEBOOK.shape).astype(np.float32) * 0.1
+
+
+def prepare(folder, codebook=CODEBOOK, unit_tokenizer="abc", **section):
+    layout = lm_model.prepare(
+        str(folder),
+        ModelSection(**{"shape": "micro", "text_vocab_size": 320, **section}),
+        texts=lambda: TEXTS,
+        num_units=len(HEAPS),
+        unit_tokenizer=unit_tokenizer,
+        frame_rate_hz=25.0,
+        codebook=lambda: codebook,
+        seed=3,
+    )
+    return layout, AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight.detach()
+
+
+def assert_heaps(embedding, layout):
+    units = embedding[layout.num_text : layout.num_text + layout.num_units]
+    distances = torch.cdist(units, units)
+    same = torch.from_numpy(HEAPS[:, None] == HEAPS)
+    assert distances[same].max() < 0.5 * distances[~same].min()
+    text = embedding[: layout.num_text]
+    assert units.std().item() == pytest.approx(text.std().item(), rel=0.2)
+
+
+def test_units_that_sound_alike_begin_with_embeddings_that_are_alike(tmp_path):
+    layout, embedding = prepare(tmp_path / "start")
+    assert_heaps(embedding, layout)
+    again = prepare(tmp_path / "again")[1]
+    assert torch.equal(embedding, again)
+
+
+def test_so_do_units_that_a_given_model_learns_to_hear(tmp_path):
+    """A user's folder has text embeddings of its own mean and spread; units are placed among them."""
+    tokenizer = text_tokenizer.train(TEXTS, vocab_size=320)
+    layout = lm_model._extend(tokenizer, 0, "none", 25.0)
+    torch.manual_seed(0)
+    model = lm_model._from_shape(ModelSection(shape="micro"), tokenizer, layout)
+    model.get_input_embeddings().weight.data.mul_(0.1).add_(0.02)
+    given = tmp_path / "given"
+    model.save_pretrained(given)
+    text_tokenizer.train(TEXTS, vocab_size=320).save_pretrained(given)
+    layout, embedding = prepare(tmp_path / "start", path=str(given))
+    assert_heaps(embedding, layout)
+    before = model.get_input_embeddings().weight.detach()
+    assert torch.equal(embedding[: layout.num_text], before[: layout.num_text])
+
+
+def test_without_a_codebook_units_begin_at_random(tmp_path):
+    layout, embedding = prepare(tmp_path / "start", codebook=None)
+    units = embedding[layout.num_text : layout.num_text + layout.num_units]
+    assert torch.cdist(units, units).fill_diagonal_(torch.inf).min() > 0
+
+
+def test_a_model_with_these_units_is_taken_as_it_is(tmp_path):
+    layout, embedding = prepare(tmp_path / "base")
+    copied, same = prepare(tmp_path / "start", path=str(tmp_path / "base"))
+    assert copied == layout
+    assert torch.equal(same, embedding)
+    names = [{storage.name(file) for file in storage.list_files(str(tmp_path / part))} for part in ("base", "start")]
+    assert names[0] == names[1]
+
+
+def test_an_unknown_shape_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"must be one of micro, tiny, .*, found huge"):
+        prepare(tmp_path / "start", shape="huge")
