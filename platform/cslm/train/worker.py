@@ -85,6 +85,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
             rows_per_step=section.rows_per_step,
             micro_batch_rows=section.micro_batch_rows,
             world_size=dist.get_world_size(),
+            on_cpu=device.type == "cpu",
         ),
         len(feed.groups),
         device,
