@@ -10,6 +10,7 @@ from cslm import storage
 from cslm.data.feed import Batch
 from cslm.errors import CheckpointError
 from cslm.lm import model as lm_model
+from cslm.train import muon
 from cslm.train.objective import PackedObjective
 
 _TAG = "state"
@@ -50,7 +51,10 @@ class ZeroEngine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, model_parameters=_parameter_groups(objective, embedding_learning_rate), config=config
         )
+        if config["zero_optimization"]["stage"] == 3 and config["optimizer"]["type"] == "Muon":
+            from deepspeed.runtime.zero.muon.original_muon import muon_update
 
+            muon.exchange_at_once(self._optimizer, muon_update)
         self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
 
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
