@@ -64,12 +64,10 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "weather_is": ("weather", "outdoors", "day or time"),
     # Short ones, of which a small model hears many in the time of one long one. New kinds stand at the end: the splits
     # of a kind follow from its place.
-    "animal_is": ("animal", "colour"),
-    "animal_at": ("animal", "place"),
+    "animal_at": ("colour", "animal", "place"),
     "things": ("number", "colour", "object"),
-    "person_acts": ("person", "action", "time"),
+    "person_acts": ("person", "action", "day or time"),
     "person_owns": ("person", "number", "object"),
-    "weather_when": ("weather", "day or time"),
 }
 
 

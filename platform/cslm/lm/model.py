@@ -21,9 +21,10 @@ from cslm.lm.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Llama shapes for models from scratch. `tiny` learns a small corpus in CPU-minutes, `small` in CPU-hours.
+# Llama shapes for models from scratch. `mini` and `tiny` learn a small corpus in CPU-minutes, `small` in CPU-hours.
 SHAPES: dict[str, dict[str, int]] = {
     "micro": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "mini": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 3, "num_attention_heads": 4},
     "tiny": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4},
     "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
     "base": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},

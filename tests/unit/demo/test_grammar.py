@@ -42,7 +42,7 @@ def test_every_statement_is_a_sentence_of_its_own(code, kind):
     for text in texts:
         assert_well_formed(text)
         num_words = len(re.findall(r"\w", text)) if code == "zh" else len(text.split())
-        assert 2 <= num_words <= (17 if code == "zh" else 12), text
+        assert 3 <= num_words <= (17 if code == "zh" else 12), text
     assert len(set(texts)) == len(texts)
 
 
@@ -96,15 +96,16 @@ def test_spanish_agrees_and_contracts():
 @pytest.mark.parametrize(
     ("code", "texts"),
     [
-        ("en", ("The sheep is at the station.", "Three white boxes.", "It snows on Monday.")),
-        ("es", ("La oveja está en la estación.", "Tres cajas blancas.", "Nieva el lunes.")),
-        ("fr", ("Le mouton est à la gare.", "Trois boîtes blanches.", "Il neige lundi.")),
-        ("zh", ("羊在车站里。", "三个白色的盒子。", "星期一下雪。")),
+        ("en", ("The black sheep is at the station.", "Three white boxes.", "The doctor eats on Monday.")),
+        ("es", ("La oveja negra está en la estación.", "Tres cajas blancas.", "La doctora come el lunes.")),
+        ("fr", ("Le mouton noir est à la gare.", "Trois boîtes blanches.", "Le médecin mange lundi.")),
+        ("zh", ("黑色的羊在车站里。", "三个白色的盒子。", "医生星期一吃东西。")),
     ],
 )
 def test_short_statements(code, texts):
-    slots = {"animal_at": ("sheep", "station"), "things": ("3", "white", "box"), "weather_when": ("snowy", "Monday")}
-    assert tuple(said(code, kind, *concepts) for kind, concepts in slots.items()) == texts
+    concepts = {"animal_at": ("black", "sheep", "station"), "things": ("3", "white", "box")}
+    concepts["person_acts"] = ("doctor", "eat", "Monday")
+    assert tuple(said(code, kind, *slots) for kind, slots in concepts.items()) == texts
 
 
 def test_french_elides_and_agrees():

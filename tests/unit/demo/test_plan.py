@@ -137,11 +137,11 @@ def test_a_meaning_used_up_comes_again_in_another_language_but_in_no_second_tran
 
 def test_only_the_chosen_kinds_are_said_and_asked():
     section = CorpusSection(
-        num_utterances=600, statement_kinds=("things", "animal_is"), fact_kinds=("opposite", "colour")
+        num_utterances=600, statement_kinds=("things", "animal_at"), fact_kinds=("opposite", "colour")
     )
     plan = Plan(section)
-    assert section.statement_kinds == ("animal_is", "things")
-    assert {plan.statement(number)[0].kind for number in range(plan.num_statements)} == {"animal_is", "things"}
+    assert section.statement_kinds == ("animal_at", "things")
+    assert {plan.statement(number)[0].kind for number in range(plan.num_statements)} == {"animal_at", "things"}
     assert {plan.question(number).fact.kind for number in range(plan.num_questions)} == {"opposite", "colour"}
     assert {row.split for row in map(plan.utterance, range(600))} == {"train", "dev", "test"}
 

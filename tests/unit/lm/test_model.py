@@ -78,5 +78,5 @@ def test_a_model_with_these_units_is_taken_as_it_is(tmp_path):
 
 
 def test_an_unknown_shape_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"must be one of micro, tiny, .*, found huge"):
+    with pytest.raises(ConfigError, match=r"must be one of micro, mini, .*, found huge"):
         prepare(tmp_path / "start", shape="huge")

@@ -82,12 +82,8 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WEATHER[weather]} {PLACES[place][0]} {_when(time)}."
 
 
-def _animal_is(animal: str, colour: str) -> str:
-    return f"the {animal} is {colour}."
-
-
-def _animal_at(animal: str, place: str) -> str:
-    return f"the {animal} is {PLACES[place][0]}."
+def _animal_at(colour: str, animal: str, place: str) -> str:
+    return f"the {colour} {animal} is {PLACES[place][0]}."
 
 
 def _things(number: str, colour: str, thing: str) -> str:
@@ -100,10 +96,6 @@ def _person_acts(person: str, action: str, time: str) -> str:
 
 def _person_owns(person: str, number: str, thing: str) -> str:
     return f"the {person} has {NUMBERS[number]} {_plural(thing)}."
-
-
-def _weather_when(weather: str, time: str) -> str:
-    return f"{WEATHER[weather]} {_when(time)}."
 
 
 def _addition(a: str, b: str, total: str) -> Exchange:
@@ -246,12 +238,10 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
-        "animal_is": _animal_is,
         "animal_at": _animal_at,
         "things": _things,
         "person_acts": _person_acts,
         "person_owns": _person_owns,
-        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,

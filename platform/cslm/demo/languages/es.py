@@ -142,13 +142,9 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WEATHER[weather]} en {PLACES[place]} {WHEN[time]}."
 
 
-def _animal_is(animal: str, colour: str) -> str:
+def _animal_at(colour: str, animal: str, place: str) -> str:
     noun = ANIMALS[animal]
-    return f"{noun} es {_coloured(colour, noun)}."
-
-
-def _animal_at(animal: str, place: str) -> str:
-    return f"{ANIMALS[animal]} está en {PLACES[place]}."
+    return f"{noun} {_coloured(colour, noun)} está en {PLACES[place]}."
 
 
 def _things(number: str, colour: str, thing: str) -> str:
@@ -162,10 +158,6 @@ def _person_acts(person: str, action: str, time: str) -> str:
 
 def _person_owns(person: str, number: str, thing: str) -> str:
     return f"{PEOPLE[person]} tiene {NUMBERS[number]} {_many(_noun(OBJECTS[thing]))}."
-
-
-def _weather_when(weather: str, time: str) -> str:
-    return f"{WEATHER[weather]} {WHEN[time]}."
 
 
 def _is(number: str) -> str:
@@ -326,12 +318,10 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
-        "animal_is": _animal_is,
         "animal_at": _animal_at,
         "things": _things,
         "person_acts": _person_acts,
         "person_owns": _person_owns,
-        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,

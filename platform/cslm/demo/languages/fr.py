@@ -179,13 +179,9 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WEATHER[weather]} {PLACES[place][0]} {WHEN[time]}."
 
 
-def _animal_is(animal: str, colour: str) -> str:
+def _animal_at(colour: str, animal: str, place: str) -> str:
     noun = ANIMALS[animal]
-    return f"{_the(noun)} est {_coloured(colour, noun)}."
-
-
-def _animal_at(animal: str, place: str) -> str:
-    return f"{_the(ANIMALS[animal])} est {PLACES[place][0]}."
+    return f"{_the(noun)} {_coloured(colour, noun)} est {PLACES[place][0]}."
 
 
 def _things(number: str, colour: str, thing: str) -> str:
@@ -199,10 +195,6 @@ def _person_acts(person: str, action: str, time: str) -> str:
 
 def _person_owns(person: str, number: str, thing: str) -> str:
     return f"{_the(PEOPLE[person])} a {NUMBERS[number]} {_many(_noun(OBJECTS[thing]))}."
-
-
-def _weather_when(weather: str, time: str) -> str:
-    return f"{WEATHER[weather]} {WHEN[time]}."
 
 
 def _addition(a: str, b: str, total: str) -> Exchange:
@@ -356,12 +348,10 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
-        "animal_is": _animal_is,
         "animal_at": _animal_at,
         "things": _things,
         "person_acts": _person_acts,
         "person_owns": _person_owns,
-        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,

@@ -88,12 +88,8 @@ def _weather_is(weather: str, place: str, time: str) -> str:
     return f"{WHEN[time]}{PLACES[place]}里{WEATHER[weather]}。"
 
 
-def _animal_is(animal: str, colour: str) -> str:
-    return f"{ANIMALS[animal][0]}是{COLOURS[colour]}的。"
-
-
-def _animal_at(animal: str, place: str) -> str:
-    return f"{ANIMALS[animal][0]}在{PLACES[place]}里。"
+def _animal_at(colour: str, animal: str, place: str) -> str:
+    return f"{COLOURS[colour]}的{ANIMALS[animal][0]}在{PLACES[place]}里。"
 
 
 def _things(number: str, colour: str, thing: str) -> str:
@@ -107,10 +103,6 @@ def _person_acts(person: str, action: str, time: str) -> str:
 def _person_owns(person: str, number: str, thing: str) -> str:
     name, measure = OBJECTS[thing]
     return f"{PEOPLE[person]}有{COUNTS[number]}{measure}{name}。"
-
-
-def _weather_when(weather: str, time: str) -> str:
-    return f"{WHEN[time]}{WEATHER[weather]}。"
 
 
 def _counted(number: str, colour: str, noun: tuple[str, str]) -> str:
@@ -257,12 +249,10 @@ LANGUAGE = Language(
         "there_are": _there_are,
         "thing_is": _thing_is,
         "weather_is": _weather_is,
-        "animal_is": _animal_is,
         "animal_at": _animal_at,
         "things": _things,
         "person_acts": _person_acts,
         "person_owns": _person_owns,
-        "weather_when": _weather_when,
     },
     exchanges={
         "addition": _addition,
