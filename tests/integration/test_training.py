@@ -91,7 +91,9 @@ def test_losses_are_in_the_tracking_run_once_a_step(base):
     # Those of one task are there as often as the task was in the rows since the figures before, and never twice.
     history = run._client.get_metric_history(record["run_id"], "loss/asr/en")
     seen = [point.step for point in history]
-    assert seen == sorted(set(seen)) and set(seen) <= set(steps) and len(seen) > 3
+    assert seen == sorted(set(seen))
+    assert set(seen) <= set(steps)
+    assert len(seen) > 3
     assert run._client.get_run(record["run_id"]).info.status == "FINISHED"
 
 

@@ -18,10 +18,10 @@ VARIANTS = (
 )
 TEST_ONLY_VARIANTS = ("m6", "f4", "Michael")
 PITCHES = (40, 50, 60, 70)
-RATES = (125, 140, 155, 170)
+RATES = (140, 160, 180, 200)
 
 # Answers have one voice, in every language and split: it is the voice that the model will speak with.
-ANSWERER = Speaker("f2", 50, 150)
+ANSWERER = Speaker("f2", 50, 170)
 
 
 @cache

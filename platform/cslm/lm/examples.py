@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cslm.lm import chain, text_tokenizer
 from cslm.lm.prompts import ChatFrame, Task, templates
-from cslm.lm.vocabulary import Vocabulary
+from cslm.lm.vocabulary import SPEECH_START, Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -102,6 +102,8 @@ class ExampleBuilder:
 
     def _prompted(self, task: Task, language: str, source: str, given: list[int]) -> list[int]:
         before, after = templates(language).choose(task, source)
+        if given[:1] == [self._vocabulary.special(SPEECH_START)]:
+            before = before.rstrip()  # between a letter and a sound a space would be a token of its own, saying nothing
         return [*self._text(before), *given, *self._text(after)]
 
     def _chat(self, roles: Sequence[str], contents: Sequence[Sequence[int]], task: str, source: str) -> Example:

@@ -55,8 +55,8 @@ def templates(language: str) -> Templates:
 
 
 def framing_texts(languages: Sequence[str]) -> list[str]:
-    """What prompts and frames say around the contents, for training a text tokenizer that spells them in few tokens."""
-    pieces = ["user", "assistant", "system", "\n\n"]
+    """What prompts say around the contents, for training a text tokenizer that spells them in few tokens."""
+    pieces: list[str] = []
     for language in languages:
         for choices in templates(language).prompts.values():
             pieces += [piece for choice in choices for piece in choice.split(SLOT) if piece]

@@ -13,22 +13,25 @@ from cslm.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BEGIN, END, HEADER_START, HEADER_END, TURN_END, PAD = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|pad|>",
-)
+BEGIN, TURN_END, PAD = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
+_ROLES = ("system", "user", "assistant")
+_ROLE_TOKENS = tuple(f"<|{role}|>" for role in _ROLES)
 # Tokenizers that are all in their tokenizer.json, as most are; others have code of their own.
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Turns are framed as Llama 3 frames them (Llama 3 model card, "prompt format").
+# A turn is framed by one token before and one behind: of a short utterance's row, longer frames would be a fifth.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    f"{HEADER_START}{{{{ message['role'] }}}}{HEADER_END}\n\n{{{{ message['content'] }}}}{TURN_END}"
+    f"{{{{ '<|' + message['role'] + '|>' + message['content'] }}}}{TURN_END}"
     "{% endfor %}"
-    f"{{% if add_generation_prompt %}}{HEADER_START}assistant{HEADER_END}\n\n{{% endif %}}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# Llama 3 (its model card, "prompt format"), for a base model of it, which comes without a template.
+_LLAMA3_HEADER = "<|start_header_id|>"
+_LLAMA3_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    f"{_LLAMA3_HEADER}{{{{ message['role'] }}}}<|end_header_id|>\n\n{{{{ message['content'] }}}}<|eot_id|>"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{_LLAMA3_HEADER}assistant<|end_header_id|>\n\n{{% endif %}}"
 )
 
 
@@ -48,7 +51,7 @@ def train(texts: Iterable[str], *, vocab_size: int) -> "PreTrainedTokenizerFast"
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[BEGIN, END, HEADER_START, HEADER_END, TURN_END, PAD],
+        special_tokens=[BEGIN, TURN_END, PAD, *_ROLE_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -72,7 +75,7 @@ def load(folder: str) -> "PreTrainedTokenizerFast":
     loader = transformers.PreTrainedTokenizerFast if is_plain else transformers.AutoTokenizer
     tokenizer: PreTrainedTokenizerFast = loader.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
-        tokenizer.chat_template = CHAT_TEMPLATE if HEADER_START in tokenizer.get_vocab() else None
+        tokenizer.chat_template = _LLAMA3_TEMPLATE if _LLAMA3_HEADER in tokenizer.get_vocab() else None
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: the tokenizer must have a chat template; take an instruction-tuned model")
     return tokenizer

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cslm.errors import CheckpointError
-from cslm.lm import text_tokenizer
+from cslm.lm import prompts, text_tokenizer
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
@@ -44,6 +44,27 @@ def test_a_saved_tokenizer_keeps_its_ids_and_template(joint, tmp_path):
     assert text_tokenizer.encode(opened, text) == text_tokenizer.encode(tokenizer, text)
     assert text_tokenizer.encode_markup(opened, text) == text_tokenizer.encode_markup(tokenizer, text)
     assert opened.chat_template == tokenizer.chat_template
+
+
+def test_a_base_model_of_llama_3_gets_the_frame_that_its_family_knows(tmp_path):
+    tokenizer = text_tokenizer.train(["one two three"] * 5, vocab_size=320)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>"]})
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    assert text_tokenizer.load(str(tmp_path)).apply_chat_template(turns, tokenize=False) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\none<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\ntwo<|eot_id|>"
+    )
+
+
+def test_turns_are_framed_by_one_token_before_and_one_behind(joint):
+    tokenizer, _ = joint
+    frames = prompts.ChatFrame(tokenizer).turns(["user", "assistant"])
+    assert [tokenizer.convert_ids_to_tokens([*frame.header, *frame.end]) for frame in frames] == [
+        ["<|begin_of_text|>", "<|user|>", "<|eot_id|>"],
+        ["<|assistant|>", "<|eot_id|>"],
+    ]
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
