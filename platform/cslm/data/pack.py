@@ -9,8 +9,8 @@ cluster does not have.
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class _ExampleStep:
         builder, layout = _builder(self._model_folder)
         rows: dict[str, list[Any]] = {name: [] for name in _EXAMPLE_SCHEMA.names}
         for job in jobs:
-            for example, copy in self._weighted(self._examples(job, builder, layout)):
+            for example, copy in self._examples(job, builder, layout):
                 place = zlib.crc32(f"{self._seed}/{copy}/{example.task}/{example.source}".encode())
                 rows["bucket"].append(place % self._num_buckets)
                 rows["task"].append(example.task)
@@ -188,37 +188,47 @@ class _ExampleStep:
 
     def _examples(
         self, job: Mapping[str, Any], builder: ExampleBuilder, layout: vocabulary.Vocabulary
-    ) -> Iterator[Example]:
+    ) -> Iterator[tuple[Example, int]]:
+        """Examples with the number of their copy; only what is taken is built."""
         table = _read_split(job["table"], job["uri"], job["file"], self._section.split)
         if job["table"] == "units":
             layout.require_units_of(pc.unique(table.column("tokenizer")).to_pylist(), job["file"])
             for row in table.select(["id", "language", "text", "units"]).to_pylist():
                 if row["text"]:
-                    yield from (builder.recognition(row),) if "asr" in self._weights else ()
-                    yield from (builder.synthesis(row),) if "tts" in self._weights else ()
+                    yield from self._copied("asr", row["id"], partial(builder.recognition, row))
+                    yield from self._copied("tts", row["id"], partial(builder.synthesis, row))
         elif job["table"] == "parallel_text":
-            yield from map(builder.translation, table.to_pylist())
+            for row in table.to_pylist():
+                yield from self._copied("mt", row["id"], partial(builder.translation, row))
         else:
             yield from self._dialogues(table.to_pylist(), builder)
 
-    def _dialogues(self, dialogues: Sequence[Mapping[str, Any]], builder: ExampleBuilder) -> Iterator[Example]:
-        spoken = {turn["audio"] for row in dialogues for turn in row["turns"] if turn["audio"] is not None}
-        units = units_of(self._section.units, sorted(spoken)) if spoken and "answer" in self._weights else {}
+    def _dialogues(
+        self, dialogues: Sequence[Mapping[str, Any]], builder: ExampleBuilder
+    ) -> Iterator[tuple[Example, int]]:
+        spoken: list[tuple[Mapping[str, Any], set[str]]] = []
         for row in dialogues:
             needed = {turn["audio"] for turn in row["turns"] if turn["audio"] is not None}
-            if not needed and "text" in self._weights:
-                yield builder.text_dialogue(row)
-            elif needed and needed <= units.keys():
-                yield builder.spoken_dialogue(row, units)
+            if not needed:
+                yield from self._copied("text", row["id"], partial(builder.text_dialogue, row))
+            elif self._num_copies("answer", row["id"]):
+                spoken.append((row, needed))
+        units = units_of(self._section.units, sorted(set().union(*(ids for _, ids in spoken)))) if spoken else {}
+        for row, needed in spoken:
+            if needed <= units.keys():
+                yield from self._copied("answer", row["id"], partial(builder.spoken_dialogue, row, units))
 
-    def _weighted(self, examples: Iterator[Example]) -> Iterator[tuple[Example, int]]:
-        for example in examples:
-            weight = self._weights[example.task.partition("/")[0]]
-            whole = int(weight)
-            # The fraction is decided by the example's own name, so it is the same half in every run.
-            chance = zlib.crc32(f"keep/{self._seed}/{example.task}/{example.source}".encode()) / 2**32
-            for copy in range(whole + int(chance < weight - whole)):
-                yield example, copy
+    def _copied(self, task: str, source: str, build: Callable[[], Example]) -> Iterator[tuple[Example, int]]:
+        copies = self._num_copies(task, source)
+        if copies:
+            example = build()
+            yield from ((example, copy) for copy in range(copies))
+
+    def _num_copies(self, task: str, source: str) -> int:
+        weight = self._weights.get(task, 0.0)
+        # The fraction is decided by the row's own name, so it is the same half in every run.
+        chance = zlib.crc32(f"keep/{self._seed}/{task}/{source}".encode()) / 2**32
+        return int(weight) + int(chance < weight % 1)
 
 
 class _PackStep:
