@@ -298,6 +298,16 @@ def test_a_corpus_without_a_row_to_take_is_refused(corpus, home, monkeypatch, ca
     assert rejects(corpus / "out")[0]["error"] == "bad_language"
 
 
+def test_a_dry_run_says_what_to_expect_and_writes_no_units(corpus, home, ray_cluster, capsys):
+    assert run(dry_run=12, prices__cpu_hour=1.5) == 0
+    told = storage.read_json(str(corpus / "out" / "preview.json"))
+    assert told["rows"]["manifest"] == told["rows"]["accepted"] == NUM_CLIPS
+    assert 10 <= told["rows"]["sampled"] <= 14
+    assert told["cost"] == pytest.approx(1.5 * told["cpu_hours"])
+    assert not (corpus / "out" / "units").exists()
+    assert "about 36 of 36 rows would be taken" in capsys.readouterr().out
+
+
 def test_bad_settings_are_told_all_at_once(home, capsys):
     assert run(output__path=None, audio__min_s=-1, tokenizer__device="tpu", corpus__rows="3") == 2
     told = capsys.readouterr().err

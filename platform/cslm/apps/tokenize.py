@@ -14,6 +14,7 @@ from cslm import cluster, contracts, storage
 from cslm.apps import tokenize_pipeline, tokenize_report
 from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
+from cslm.apps.tokenize_preview import PricesSection, preview
 from cslm.config import fingerprint, group, setting
 from cslm.data import manifest, recordings
 from cslm.data.corpus import CorpusSection
@@ -31,6 +32,10 @@ class Config(JobConfig):
     decode: DecodeSection = group(DecodeSection, "how audio is read and decoded")
     tokenizer: TokenizerSection = group(TokenizerSection, "which tokenizer, and what its actors get")
     max_reject_fraction: float = setting(0.05, "the job fails when more of the rows are rejected", ge=0, le=1)
+    dry_run: int | None = setting(
+        None, "tokenize so many rows only, spread over the corpus, and say what all of it would give", unit="rows", ge=1
+    )
+    prices: PricesSection = group(PricesSection, "what an hour costs, for the estimate of dry_run")
     retry_rejected: bool = setting(False, "redo shards with rejected rows, after their audio was mended")
 
 
@@ -44,7 +49,8 @@ def tokenize(config: Config, job: Job) -> None:
     source = manifest.source_key(config.corpus)
     folder = storage.join(job.output, "tokenizer")
     described = _known_tokenizer(config.tokenizer, folder)
-    if described and not config.retry_rejected and job.finished(_job_key(config, source, described)):
+    again = config.retry_rejected or config.dry_run
+    if described and not again and job.finished(_job_key(config, source, described)):
         return
     corpus = manifest.prepare(config.corpus, job.output)
     rejected = sum(corpus.rejected.values())
@@ -62,6 +68,19 @@ def tokenize(config: Config, job: Job) -> None:
         f"tokenizer {described['kind']} {described['fingerprint']}: {described['codebook_size']:,} units at "
         f"{described['frame_rate_hz']:g} Hz"
     )
+    if config.dry_run:
+        cluster.connect(config.cluster)
+        preview(
+            job,
+            corpus,
+            described,
+            num_rows=config.dry_run,
+            tokenizer=config.tokenizer,
+            audio=config.audio,
+            prices=config.prices,
+        )
+        job.close("FINISHED")
+        return
     ledger = Ledger(job.output, fingerprint([described["fingerprint"], config.audio.model_dump()]))
     done = ledger.done(corpus.shards)
     if config.retry_rejected:
