@@ -51,11 +51,11 @@ _ROUNDS = 8
 
 
 def normalise(text: str, *, keep_layout: bool = False) -> tuple[str, list[str]]:
-    """The text in NFC on one line, and the names (of `CHANGES`, in that order) of what had to be changed.
+    r"""The text in NFC on one line, and the names (of `CHANGES`, in that order) of what had to be changed.
 
     Line breaks, tabs and spaces of any kind become one space each run, and none is left at the ends. Control
     characters, byte-order marks and invisible characters go; zero-width joiners and non-joiners stay where a script
-    or an emoji is spelled with them. With `keep_layout`, line breaks (as `\\n`), tabs and runs of spaces stay inside
+    or an emoji is spelled with them. With `keep_layout`, line breaks (as `\n`), tabs and runs of spaces stay inside
     the text: what a list or a program needs. The result is a fixed point: normalising it again changes nothing.
     """
     # True for no control, format or surrogate character and no space but the plain one, and decided in C.
