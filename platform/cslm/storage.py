@@ -273,6 +273,27 @@ def published_folder(uri: str) -> Iterator[str]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_folder(source: str, target: str, names: Sequence[str]) -> None:
+    """Put the folder `source`, which holds the files `names`, in the place of `target`; without names, of nothing.
+
+    Locally that is one rename. In an object store each file is copied by the store itself. Called again after an
+    interruption, it finishes.
+    """
+    if not names:
+        remove(target)
+    elif not is_uri(target):
+        if exists(source):
+            remove(target)
+            Path(source).rename(target)
+    else:
+        system, _ = filesystem(target)
+        for file in list_files(source):
+            system.move(filesystem(file)[1], filesystem(join(target, name(file)))[1])
+        for file in list_files(target):
+            if name(file) not in names:
+                remove(file)
+
+
 def make_folder(uri: str) -> None:
     """Make a folder and its parents where folders exist; on object stores they do not and nothing is needed."""
     if not is_uri(uri):
