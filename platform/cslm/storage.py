@@ -145,7 +145,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file or nothing."""
     if is_uri(uri):
         system, path = filesystem(uri)
-        with system.open_output_stream(path) as stream:
+        # By default pyarrow would compress what is named like a compressed file.
+        with system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     target = Path(uri)
@@ -273,6 +274,12 @@ def published_folder(uri: str) -> Iterator[str]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def move(source: str, target: str) -> None:
+    """Give a file another name in the same storage, in place of a file that has it."""
+    system, path = filesystem(source)
+    system.move(path, filesystem(target)[1])
+
+
 def replace_folder(source: str, target: str, names: Sequence[str]) -> None:
     """Put the folder `source`, which holds the files `names`, in the place of `target`; without names, of nothing.
 
@@ -286,9 +293,8 @@ def replace_folder(source: str, target: str, names: Sequence[str]) -> None:
             remove(target)
             Path(source).rename(target)
     else:
-        system, _ = filesystem(target)
         for file in list_files(source):
-            system.move(filesystem(file)[1], filesystem(join(target, name(file)))[1])
+            move(file, join(target, name(file)))
         for file in list_files(target):
             if name(file) not in names:
                 remove(file)

@@ -16,9 +16,8 @@ def read(rows: Iterator[Row | Fault]) -> Iterator[Record]:
 
 
 def _dialogue(row: Row) -> Record:
-    missing = [key for key in REQUIRED if key not in row]
-    if missing:
-        return unreadable(f"a row must have {' and '.join(missing)}, found {list(row)}", row.get("id"))
+    if not all(key in row for key in REQUIRED):
+        return unreadable(f"a row must have {' and '.join(REQUIRED)}, found {list(row)}", row.get("id"))
     made = [] if is_blank(row.get("system")) else [Turn("system", [row["system"]])]
     for exchange in row.get("history") or []:
         if not isinstance(exchange, Sequence) or isinstance(exchange, str) or len(exchange) != 2:

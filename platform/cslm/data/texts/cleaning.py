@@ -21,7 +21,6 @@ _ROLES = {
     "system": "system",
 }
 _NO_LETTER = re.compile(r"[\W\d_]+")
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass(slots=True)
@@ -157,7 +156,7 @@ class Cleaner:
 
     def _check_letters(self, where: str, text: str) -> None:
         wanted = self._filters.min_letter_share
-        num_chars = len(_SPACE.sub("", text))
+        num_chars = len(text) - sum(map(text.count, " \n\t"))
         # Marks belong to letters in many scripts, but only a slow look at each character tells them.
         if len(_NO_LETTER.sub("", text)) >= wanted * num_chars:
             return

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from cslm.data.texts.settings import TAG_PATTERN
 
 _TAG = re.compile(TAG_PATTERN)
 
 
+@lru_cache(1024)
 def is_tag(text: str) -> bool:
     """Whether a text has the form of a BCP-47 tag."""
     return bool(_TAG.match(text))

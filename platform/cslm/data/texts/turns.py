@@ -41,9 +41,10 @@ def _turn(value: Any, place: str) -> Turn | Fault:
     parts: list[Any] = []
     for part in text if isinstance(text, list) else [text]:
         if isinstance(part, Mapping):
-            if part.get("type", "text") != "text":
-                return Fault("bad_content", f"{place} must hold text only, found a part of type {part.get('type')!r}")
-            part = part.get("text")
+            if part.get("type", "text") != "text" or "text" not in part:
+                what = f"a part of type {part['type']!r}" if "type" in part else f"an object with {list(part)}"
+                return Fault("bad_content", f"{place} must hold text only, found {what}")
+            part = part["text"]
         if part is not None and not isinstance(part, str | int | float):
             return Fault("bad_content", f"{place} must hold text, found {type(part).__name__}")
         parts.append(part)
