@@ -145,7 +145,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file or nothing."""
     if is_uri(uri):
         system, path = filesystem(uri)
-        with system.open_output_stream(path) as stream:
+        # By default pyarrow would compress what is named like a compressed file.
+        with system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     target = Path(uri)
@@ -271,6 +272,32 @@ def published_folder(uri: str) -> Iterator[str]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move(source: str, target: str) -> None:
+    """Give a file another name in the same storage, in place of a file that has it."""
+    system, path = filesystem(source)
+    system.move(path, filesystem(target)[1])
+
+
+def replace_folder(source: str, target: str, names: Sequence[str]) -> None:
+    """Put the folder `source`, which holds the files `names`, in the place of `target`; without names, of nothing.
+
+    Locally that is one rename. In an object store each file is copied by the store itself. Called again after an
+    interruption, it finishes.
+    """
+    if not names:
+        remove(target)
+    elif not is_uri(target):
+        if exists(source):
+            remove(target)
+            Path(source).rename(target)
+    else:
+        for file in list_files(source):
+            move(file, join(target, name(file)))
+        for file in list_files(target):
+            if name(file) not in names:
+                remove(file)
 
 
 def make_folder(uri: str) -> None:

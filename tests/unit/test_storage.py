@@ -73,6 +73,12 @@ def test_bytes_text_json_and_yaml_come_back(tmp_path: Path) -> None:
     assert storage.read_text(file) == "text"
 
 
+def test_bytes_are_written_as_they_are_whatever_the_name(tmp_path: Path) -> None:
+    for base in (str(tmp_path), f"file://{tmp_path}"):
+        storage.write_bytes(f"{base}/file.gz", b"packed already")
+        assert storage.read_bytes(f"{base}/file.gz") == b"packed already"
+
+
 def test_input_is_seekable_and_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     with storage.open_input(str(tmp_path / "file")) as stream:
@@ -216,3 +222,25 @@ def test_a_local_folder_is_used_where_it_lies(tmp_path: Path) -> None:
         assert folder != str(tmp_path)
         assert Path(folder, "a/b").read_text() == "x"
     assert not Path(folder).exists()
+
+
+def test_a_folder_takes_the_place_of_another_and_again_after_an_interruption(tmp_path: Path) -> None:
+    source, target = f"{tmp_path}/new", f"{tmp_path}/table"
+    storage.write_text(f"{target}/a", "old")
+    storage.write_text(f"{target}/c", "old")
+    for name in ("a", "b"):
+        storage.write_text(f"{source}/{name}", "new")
+    for _ in range(2):
+        storage.replace_folder(source, target, ["a", "b"])
+        assert storage.list_files(target) == [f"{target}/a", f"{target}/b"]
+        assert storage.read_text(f"{target}/a") == "new"
+    storage.replace_folder(source, target, [])
+    assert not storage.exists(target)
+
+
+def test_a_file_moves_over_another(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        storage.write_text(str(tmp_path / name), name)
+    storage.move(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert storage.read_text(str(tmp_path / "b")) == "a"
+    assert tree(tmp_path) == ["b"]

@@ -9,16 +9,16 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cslm import contracts, storage
 from cslm.config import Section, fingerprint
 from cslm.data.corpus import CorpusSection, Reader, Row
+from cslm.data.seen import Seen
 from cslm.errors import ConfigError
 
 MANIFEST_FILE = "manifest.json"
@@ -94,7 +94,7 @@ class _Builder:
         self._section, self._output = section, output
         self._contract = contracts.load("utterances")
         self._waiting: dict[tuple[str, str], list[Row]] = {}
-        self._seen = _SeenIds()
+        self._seen = Seen()
         self._num_rows = 0
         self._shards: list[dict[str, Any]] = []
         self._rejects: list[Row] = []
@@ -152,32 +152,6 @@ class _Builder:
             storage.write_table(contracts.load("rejects").table(self._rejects), path)
             self._num_reject_files += 1
             self._rejects = []
-
-
-class _SeenIds:
-    """Which ids came before, in 16 bytes each: sorted runs of 128-bit digests, merged when as long as their elder."""
-
-    def __init__(self) -> None:
-        self._runs: list[np.ndarray[Any, Any]] = []
-
-    def add(self, ids: Sequence[str]) -> list[bool]:
-        """Whether each id was seen before, in an earlier call or earlier in this one."""
-        if not ids:
-            return []
-        data = b"".join(hashlib.blake2b(one.encode(), digest_size=16).digest() for one in ids)
-        digests = np.frombuffer(data, "S16")
-        # numpy's bytes end at trailing zeros; two digests that differ only there are one in 2^120.
-        unique, first = np.unique(digests, return_index=True)
-        repeated = np.ones(len(ids), bool)
-        repeated[first] = False
-        for run in self._runs:
-            place = np.searchsorted(run, unique)
-            found = run[np.minimum(place, len(run) - 1)] == unique
-            repeated[first[found]] = True
-        self._runs.append(unique)
-        while len(self._runs) > 1 and len(self._runs[-2]) <= len(self._runs[-1]):
-            self._runs[-2:] = [np.unique(np.concatenate(self._runs[-2:]))]
-        return [bool(flag) for flag in repeated]
 
 
 def table_digest(table: pa.Table) -> str:
