@@ -16,7 +16,7 @@ from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.config import fingerprint, group, setting
 from cslm.data import manifest, recordings
-from cslm.data.corpus import CorpusSection
+from cslm.data.corpora import CorpusSection
 from cslm.data.ledger import Entry, Ledger, add_counts
 from cslm.errors import ConfigError, ContractError, CslmError
 from cslm.speech import tokenizer as speech
@@ -46,7 +46,7 @@ def tokenize(config: Config, job: Job) -> None:
     described = _known_tokenizer(config.tokenizer, folder)
     if described and not config.retry_rejected and job.finished(_job_key(config, source, described)):
         return
-    corpus = manifest.prepare(config.corpus, job.output)
+    corpus = manifest.prepare(config.corpus, job.output, key=source)
     rejected = sum(corpus.rejected.values())
     job.say(f"{corpus.num_rows:,} rows in {len(corpus.shards):,} shards, {rejected:,} rejected by the manifest")
     for notice in corpus.notices:
