@@ -4,6 +4,7 @@ Kaldi keeps its files sorted, so that they are joined as streams; a file that is
 Commands in `wav.scp` are never run.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -101,27 +102,27 @@ def _audio(source: Source, folder: str, place: str) -> Row:
 
 
 class _Column:
-    """Values by key of one file, asked for in the order of the keys: read along, or held where that fails."""
+    """Values by key of one file, asked for in the order of the keys: read along, or held where that cannot be."""
 
     def __init__(self, uri: str | None) -> None:
         self.problems: list[Row] = []
         self._uri = uri
         self._lines = self._read() if uri else iter(())
-        self._head = next(self._lines, None)
         self._asked = ""
         self._held: dict[str, str] | None = None
+        if uri and not all(one[0] <= other[0] for one, other in itertools.pairwise(self._read())):
+            self._hold()
+        self._head = next(self._lines, None)
 
     def get(self, key: str) -> str | None:
         """The value of a key."""
         if self._held is None and key < self._asked:
             self._hold()
         self._asked = key
-        while self._held is None and self._head is not None and self._head[0] < key:
-            before, self._head = self._head, next(self._lines, None)
-            if self._head is not None and self._head[0] < before[0]:
-                self._hold()
         if self._held is not None:
             return self._held.get(key)
+        while self._head is not None and self._head[0] < key:
+            self._head = next(self._lines, None)
         return self._head[1] if self._head is not None and self._head[0] == key else None
 
     def _hold(self) -> None:
