@@ -14,13 +14,15 @@ from cslm.errors import ConfigError
 
 # A request to an object store takes as long as reading some MB.
 _LOCAL_BUFFER, _REMOTE_BUFFER = 1 << 20, 8 << 20
+# Of a file cut short no more than this is lost before the damage.
+_UNPACKED_BUFFER = 64 << 10
 
 
 def open_text(uri: str) -> io.BufferedReader:
     """The bytes of a text file, `*.gz` unpacked."""
     size = _REMOTE_BUFFER if storage.is_uri(uri) else _LOCAL_BUFFER
     stream = io.BufferedReader(storage.open_input(uri), size)
-    return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 20) if uri.lower().endswith(".gz") else stream
+    return io.BufferedReader(gzip.GzipFile(fileobj=stream), _UNPACKED_BUFFER) if uri.lower().endswith(".gz") else stream
 
 
 def lines(uri: str) -> Iterator[tuple[int, str | Row]]:
