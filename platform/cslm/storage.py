@@ -1,20 +1,27 @@
 """One door to files: local paths, `s3://` and `gs://` by the same names, and writes that are whole or absent.
 
 The only module that opens files. Local writes go to a temporary name beside the target and are renamed; object
-stores publish an object only when its upload is complete, so there a plain write already is atomic.
+stores publish an object only when its upload is complete, so there one upload of the whole is atomic.
+
+Credentials come from the usual chains. For `s3://` the variables AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION,
+AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -28,6 +35,33 @@ HOME_VARIABLE = "CSLM_HOME"
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
 # Where Ray unpacks `--working-dir`: what a job writes there vanishes with the job.
 _RAY_COPY = "runtime_resources/working_dir_files"
+# What a network file system or a disk says when it may well answer the next time. Object stores' clients retry by
+# themselves, request by request.
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+_PAUSES_S = (0.1, 0.4, 1.6)
+_S3_ATTEMPTS = 6
+_GCS_RETRY = timedelta(seconds=60)
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """A file in a listing: its path or URI, size, and time of change."""
+
+    uri: str
+    size: int
+    mtime_ns: int | None
 
 
 def is_uri(path: str) -> bool:
@@ -77,11 +111,63 @@ def name(path: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a path or URI and the path inside it. Credentials come from the usual chains."""
-    if is_uri(uri):
-        system, inner = pafs.FileSystem.from_uri(uri)
-        return system, inner
-    return pafs.LocalFileSystem(), os.path.abspath(uri)
+    """The pyarrow file system of a path or URI and the path inside it; what follows a bucket's name is taken verbatim.
+
+    Raises ValueError for a scheme that is not known.
+    """
+    scheme, has_scheme, inner = uri.partition("://")
+    if not has_scheme or not is_uri(uri):
+        return pafs.LocalFileSystem(), os.path.abspath(uri)
+    if scheme == "s3":
+        setting = os.environ.get
+        endpoint = setting("AWS_ENDPOINT_URL_S3") or setting("AWS_ENDPOINT_URL")
+        region = setting("AWS_REGION") or setting("AWS_DEFAULT_REGION")
+        attempts = int(setting("AWS_MAX_ATTEMPTS") or _S3_ATTEMPTS)
+        bucket = None if endpoint or region else inner.partition("/")[0]
+        return _s3(endpoint, region, bucket, attempts, setting("AWS_CA_BUNDLE")), inner
+    if scheme == "gs":
+        return _gcs(), inner
+    system, inner = pafs.FileSystem.from_uri(uri)
+    return system, inner
+
+
+@cache
+def _s3(
+    endpoint: str | None, region: str | None, bucket: str | None, attempts: int, authorities: str | None
+) -> pafs.FileSystem:
+    """One client for each set of settings: connections are kept for the next request."""
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=region or ("us-east-1" if bucket is None else pafs.resolve_s3_region(bucket)),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        tls_ca_file_path=authorities,
+        # A small object then is one request and not three.
+        allow_delayed_open=True,
+    )
+
+
+@cache
+def _gcs() -> pafs.FileSystem:
+    return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
+
+
+def named(error: OSError, uri: str) -> OSError:
+    """The same error with the file that it is about in its text."""
+    if error.errno is None:
+        return OSError(f"{uri}: {error}")
+    return OSError(error.errno, error.strerror or str(error), uri)
+
+
+def _retried(read: Callable[[], T]) -> T:
+    """What `read` gives, tried again after a pause where the storage may answer the next time."""
+    for pause_s in _PAUSES_S:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in _TRANSIENT:
+                raise
+            time.sleep(pause_s)
+    return read()
 
 
 def exists(uri: str) -> bool:
@@ -96,34 +182,82 @@ def is_folder(uri: str) -> bool:
     return bool(system.get_file_info(path).type == pafs.FileType.Directory)
 
 
-def list_files(uri: str, suffix: str = "") -> list[str]:
-    """Every file below a folder whose name ends with `suffix`, sorted; empty when the folder is not there.
+def list_entries(uri: str, suffix: str = "") -> list[Entry]:
+    """Every file below a folder whose name ends with `suffix`, sorted by name, by one recursive listing.
 
-    Files whose own name, or a folder's name below `uri`, starts with '.' or '_' are left out, as Parquet readers do.
+    Empty when the folder is not there. Files whose own name, or a folder's name below `uri`, starts with '.' or '_'
+    are left out, as Parquet readers do.
     """
     system, path = filesystem(uri)
     infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    base, start = uri.rstrip("/"), len(path.rstrip("/")) + 1
     found = []
     for info in infos:
-        inner = info.path[len(path) :].strip("/")
-        hidden = any(part.startswith((".", "_")) for part in inner.split("/"))
-        if info.is_file and not hidden and info.path.endswith(suffix):
-            found.append(join(uri, inner))
+        inner = info.path[start:]
+        if not info.is_file or inner[:1] in (".", "_") or "/." in inner or "/_" in inner:
+            continue
+        if inner.endswith(suffix):
+            found.append(Entry(f"{base}/{inner}", info.size, info.mtime_ns))
     return sorted(found)
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """The paths of `list_entries`."""
+    return [entry.uri for entry in list_entries(uri, suffix)]
+
+
+def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
+    """Names of the folders right in a folder, and the files right in it; both sorted, nothing hidden."""
+    system, path = filesystem(uri)
+    infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    shown = [info for info in infos if not info.base_name.startswith((".", "_"))]
+    folders = sorted(info.base_name for info in shown if info.type == pafs.FileType.Directory)
+    return folders, sorted(Entry(join(uri, i.base_name), i.size, i.mtime_ns) for i in shown if i.is_file)
+
+
+def entry(uri: str) -> Entry | None:
+    """Size and time of change of a file, None when there is no file of that name."""
+    system, path = filesystem(uri)
+    info = _retried(lambda: system.get_file_info(path))
+    return Entry(uri, info.size, info.mtime_ns) if info.is_file else None
 
 
 def open_input(uri: str) -> pa.NativeFile:
     """Open a file for reading bytes, seekable. Raises FileNotFoundError when it is not there."""
     system, path = filesystem(uri)
-    return system.open_input_file(path)
+    return _retried(lambda: system.open_input_file(path))
+
+
+def open_mapped(uri: str) -> pa.NativeFile:
+    """Open a file so that what is read of a local one is not copied and what is not read costs nothing."""
+    return open_input(uri) if is_uri(uri) else pa.memory_map(uri)
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of a file."""
+    """The whole content of a file. Errors that may pass are retried."""
     if not is_uri(uri):
-        return Path(uri).read_bytes()
+        return _retried(Path(uri).read_bytes)
     with open_input(uri) as stream:
         return bytes(stream.readall())
+
+
+def read_range(uri: str, start: int, num_bytes: int) -> bytes:
+    """`num_bytes` of a file from `start` on, fewer where it ends before. Errors that may pass are retried."""
+
+    def local() -> bytes:
+        with Path(uri).open("rb", buffering=0) as stream:
+            stream.seek(start)
+            parts = []
+            left = num_bytes
+            while left and (part := stream.read(left)):
+                parts.append(part)
+                left -= len(part)
+            return b"".join(parts)
+
+    if not is_uri(uri):
+        return _retried(local)
+    with open_input(uri) as stream:
+        return bytes(stream.read_at(num_bytes, start)) if start < stream.size() else b""
 
 
 def read_text(uri: str) -> str:
@@ -141,7 +275,7 @@ def read_yaml(uri: str) -> Any:
     return yaml.safe_load(read_text(uri))
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
     """Write a whole file or nothing."""
     if is_uri(uri):
         system, path = filesystem(uri)
@@ -177,21 +311,23 @@ def write_table(table: pa.Table, uri: str) -> None:
 def write_row_groups(tables: Sequence[pa.Table], uri: str) -> None:
     """Write tables of one schema as the row groups of one Parquet file (zstd), whole or not at all."""
     if is_uri(uri):
-        system, path = filesystem(uri)
-        _write_parquet(tables, path, system)
+        # A stream into an object store would publish what it got so far when a later table cannot be written.
+        whole = pa.BufferOutputStream()
+        _write_parquet(tables, whole)
+        write_bytes(uri, whole.getvalue())
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
     try:
-        _write_parquet(tables, str(temporary), pafs.LocalFileSystem())
+        _write_parquet(tables, str(temporary))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_parquet(tables: Sequence[pa.Table], path: str, system: pafs.FileSystem) -> None:
-    with pq.ParquetWriter(path, tables[0].schema, filesystem=system, compression="zstd") as writer:
+def _write_parquet(tables: Sequence[pa.Table], target: Any) -> None:
+    with pq.ParquetWriter(target, tables[0].schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
 
@@ -227,11 +363,18 @@ def remove(uri: str) -> None:
 
 def listing_digest(uri: str, suffix: str = "") -> str:
     """16 hex digits over the names, sizes and times of change of a file or of all files below a folder."""
-    system, _ = filesystem(uri)
-    files = list_files(uri, suffix) if is_folder(uri) else [uri]
-    infos = system.get_file_info([filesystem(file)[1] for file in files])
-    facts = [[file.removeprefix(uri), info.size, info.mtime_ns] for file, info in zip(files, infos, strict=True)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    if is_folder(uri):
+        return digest(uri, list_entries(uri, suffix))
+    found = entry(uri)
+    return digest(uri, [found] if found else [])
+
+
+def digest(uri: str, entries: Iterable[Entry]) -> str:
+    """16 hex digits over the names below `uri`, sizes and times of change of files."""
+    total = hashlib.sha256()
+    for one in entries:
+        total.update(json.dumps([one.uri.removeprefix(uri), one.size, one.mtime_ns]).encode())
+    return total.hexdigest()[:16]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.apps.tokenize_preview import PricesSection, preview
 from cslm.config import fingerprint, group, setting
 from cslm.data import manifest, recordings
-from cslm.data.corpus import CorpusSection
+from cslm.data.corpora import CorpusSection
 from cslm.data.ledger import Entry, Ledger, add_counts
 from cslm.errors import ConfigError, ContractError, CslmError
 from cslm.speech import tokenizer as speech
@@ -52,7 +52,7 @@ def tokenize(config: Config, job: Job) -> None:
     again = config.retry_rejected or config.dry_run
     if described and not again and job.finished(_job_key(config, source, described)):
         return
-    corpus = manifest.prepare(config.corpus, job.output)
+    corpus = manifest.prepare(config.corpus, job.output, key=source)
     rejected = sum(corpus.rejected.values())
     job.say(f"{corpus.num_rows:,} rows in {len(corpus.shards):,} shards, {rejected:,} rejected by the manifest")
     for notice in corpus.notices:

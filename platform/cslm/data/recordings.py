@@ -4,22 +4,22 @@ A piece is as much of a shard as fits a budget of audio seconds, so that memory 
 what a shard happens to hold. Where pieces are cut follows from the shard alone: redoing one gives the same pieces.
 """
 
-import errno
-import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cslm import contracts, storage
-from cslm.data import manifest
+from cslm import contracts
+from cslm.data import fetch, locators, manifest
 from cslm.errors import AudioError, ContractError
 from cslm.speech.audio import AudioSection, Waveform, decode
 
 _MAX_FIT_SHARDS = 16
+_FETCHED_TOGETHER = 32
 
 PIECE_SCHEMA = pa.schema(
     [
@@ -35,19 +35,16 @@ PIECE_SCHEMA = pa.schema(
 
 def decode_shard(
     shard: pa.Table, sample_rate_hz: int, limits: AudioSection, piece_s: float
-) -> Iterator[tuple[pa.Table, bool]]:
+) -> Generator[tuple[pa.Table, bool], None, None]:
     """Decode the utterances of a shard: (piece, whether it is the last) with columns of PIECE_SCHEMA.
 
     Faults of the data become `error` and `message` of their row; an OSError of the storage is raised.
     """
-    reader = _Recordings(sample_rate_hz, limits)
     rows: list[dict[str, Any]] = []
     waveforms: list[Waveform] = []
     held_s = 0.0
     left = shard.num_rows
-    # Spans of one recording stand together, so that it is fetched once.
-    for row in sorted(shard.to_pylist(), key=lambda row: str(row["audio"])):
-        found, waveform = reader.read(row)
+    for row, found, waveform in _decoded(shard.to_pylist(), sample_rate_hz, limits):
         rows.append(row | found)
         waveforms.append(waveform)
         held_s += len(waveform) / sample_rate_hz
@@ -73,7 +70,6 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
     shards = manifest.load(output).shards
     shards = [shard for shard in shards if shard["split"] == "train"] or shards
     languages = sorted({shard["language"] for shard in shards})
-    reader = _Recordings(sample_rate_hz, limits)
     taken: list[Waveform] = []
     faults: Counter[str] = Counter()
     for number, language in enumerate(languages):
@@ -82,13 +78,22 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
         chosen = [names[i] for i in rng.permutation(len(names))[:_MAX_FIT_SHARDS]]
         rows = pa.concat_tables([manifest.read_shard(output, name) for name in chosen])
         left_s = seconds / len(languages)
-        for position in rng.permutation(rows.num_rows):
-            found, waveform = reader.read(rows.slice(position, 1).to_pylist()[0])
-            if "message" in found:
-                faults[found["message"]] += 1
-            else:
-                taken.append(waveform)
-                left_s -= len(waveform) / sample_rate_hz
+        order = rng.permutation(rows.num_rows)
+        # Some are fetched at a time, so that what lies together in a container is read together.
+        for first in range(0, rows.num_rows, _FETCHED_TOGETHER):
+            some = rows.take(order[first : first + _FETCHED_TOGETHER]).to_pylist()
+            together = sorted({row["audio"] for row in some}, key=locators.order)
+            with closing(fetch.fetch_all(together)) as results:
+                fetched = dict(zip(together, results, strict=True))
+            for row in some:
+                found, waveform = _decode(fetched[row["audio"]], row, sample_rate_hz, limits)
+                if "message" in found:
+                    faults[found["message"]] += 1
+                else:
+                    taken.append(waveform)
+                    left_s -= len(waveform) / sample_rate_hz
+                if left_s <= 0:
+                    break
             if left_s <= 0:
                 break
     if not taken:
@@ -99,43 +104,30 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
     return taken
 
 
-class _Recordings:
-    """Decodes rows, keeping the last file for the next span of it."""
-
-    def __init__(self, sample_rate_hz: int, limits: AudioSection) -> None:
-        self._sample_rate_hz, self._limits = sample_rate_hz, limits
-        self._held: tuple[str, bytes, str] | None = None
-
-    def read(self, row: dict[str, Any]) -> tuple[dict[str, Any], Waveform]:
-        """What the row gains, and its samples: none when the row cannot be taken."""
-        try:
-            data, digest = self._fetch(row["audio"])
-            span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-            return {"sha256": digest}, decode(data, self._sample_rate_hz, **span, limits=self._limits)
-        except AudioError as error:
-            why = {"error": error.reason, "message": str(error), "rejected_s": error.audio_s}
-            return why, np.empty(0, np.float32)
-
-    def _fetch(self, uri: str) -> tuple[bytes, str]:
-        if self._held is None or self._held[0] != uri:
-            try:
-                data = storage.read_bytes(uri)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise _missing(uri, "nothing") from error
-            except IsADirectoryError as error:
-                raise _missing(uri, "a folder") from error
-            except ValueError as error:  # no path at all: an unknown scheme, a zero byte
-                raise _missing(uri, str(error)) from error
-            except OSError as error:
-                if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-                    raise _missing(uri, str(error)) from error
-                raise OSError(error.errno, error.strerror or str(error), uri) from error
-            self._held = (uri, data, hashlib.sha256(data).hexdigest())
-        return self._held[1], self._held[2]
+def _decoded(
+    rows: Sequence[dict[str, Any]], sample_rate_hz: int, limits: AudioSection
+) -> Generator[tuple[dict[str, Any], dict[str, Any], Waveform], None, None]:
+    """Rows in the order of their containers, each with what it gains and its samples: none when it cannot be taken."""
+    # Spans of one recording stand together, so that it is fetched once.
+    ordered = sorted(rows, key=lambda row: locators.order(row["audio"]))
+    recordings = [(audio, list(spans)) for audio, spans in itertools.groupby(ordered, key=lambda row: row["audio"])]
+    with closing(fetch.fetch_all(audio for audio, _ in recordings)) as fetched:
+        for (_, spans), got in zip(recordings, fetched, strict=True):
+            for row in spans:
+                yield row, *_decode(got, row, sample_rate_hz, limits)
 
 
-def _missing(uri: str, found: str) -> AudioError:
-    return AudioError("missing", f"there must be an audio file at {uri}, found {found}; bring the file or drop the row")
+def _decode(
+    got: fetch.Fetched | AudioError, row: dict[str, Any], sample_rate_hz: int, limits: AudioSection
+) -> tuple[dict[str, Any], Waveform]:
+    try:
+        if isinstance(got, AudioError):
+            raise got
+        waveform = decode(got.data, sample_rate_hz, start_s=row["start_s"], end_s=row["end_s"], limits=limits)
+        return {"sha256": got.sha256}, waveform
+    except AudioError as error:
+        why = {"error": error.reason, "message": str(error), "rejected_s": error.audio_s}
+        return why, np.empty(0, np.float32)
 
 
 def _piece(rows: Sequence[dict[str, Any]], waveforms: Sequence[Waveform]) -> pa.Table:

@@ -5,7 +5,7 @@ import pytest
 
 from cslm import storage
 from cslm.data import manifest
-from cslm.data.corpus import CorpusSection
+from cslm.data.corpora import CorpusSection
 from cslm.errors import ConfigError
 
 
@@ -61,7 +61,7 @@ def test_rows_that_cannot_be_taken_are_rejected_with_their_reason(make, tmp_path
         row(2, audio=""),
         row(3, language=None),
         row(4, language="eng lish"),
-        row(5, split="validation"),
+        row(5, split="holdout"),
         row(6, start_s="soon"),
         row(0),
     ]

@@ -3,7 +3,7 @@ import pytest
 
 from cslm import contracts, storage
 from cslm.data import manifest, recordings
-from cslm.data.corpus import CorpusSection
+from cslm.data.corpora import CorpusSection
 from cslm.errors import ContractError
 from cslm.speech.audio import AudioSection
 from tests.data import sounds

@@ -1,11 +1,12 @@
 import csv
+import gzip
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cslm.data.corpus import CorpusSection, Reader
+from cslm.data.corpora import Corpus, CorpusSection
 from cslm.errors import ConfigError
 
 ROWS = [
@@ -39,8 +40,9 @@ WRITERS = {"jsonl": write_jsonl, "csv": write_csv, "tsv": write_tsv, "parquet": 
 
 
 def read(path, **settings):
-    reader = Reader(CorpusSection(manifest=str(path), **settings))
-    return list(reader.rows()), reader.notices
+    corpus = Corpus(CorpusSection(manifest=str(path), **{"format": "manifest", **settings}))
+    rows = list(corpus.rows())
+    return rows, corpus.notices
 
 
 def expected(base):
@@ -69,23 +71,50 @@ def test_columns_in_the_folders_of_a_partitioned_table_are_read(tmp_path):
     assert sorted((row["id"], row["language"]) for row in rows) == [("a", "en"), ("b", "es"), ("c", "zh-CN")]
 
 
-def test_paths_upwards_from_the_manifest_are_made_plain(tmp_path):
-    write_jsonl(tmp_path / "corpus.jsonl", [ROWS[0] | {"audio": "../audio/./a.wav"}])
-    rows, _ = read(tmp_path / "corpus.jsonl")
-    assert rows[0]["audio"] == f"{tmp_path.parent}/audio/a.wav"
+def test_paths_are_made_plain_and_stay_below_the_manifest_or_the_root_that_is_given(tmp_path):
+    paths = ["x/.././a.wav", "../audio/./a.wav", "../a.wav#bytes=0-9", "/etc/a.wav", "s3://other/a.wav"]
+    (tmp_path / "lists").mkdir()
+    write_jsonl(tmp_path / "lists/corpus.jsonl", [ROWS[0] | {"audio": path} for path in paths])
+    rows, _ = read(tmp_path / "lists/corpus.jsonl")
+    assert [row.get("#reason") for row in rows] == [None, "outside_root", "outside_root", None, None]
+    assert rows[0]["audio"] == f"{tmp_path}/lists/a.wav"
+    assert rows[3]["audio"] == "/etc/a.wav"
+    rows, _ = read(tmp_path / "lists/corpus.jsonl", root=str(tmp_path / "audio"))
+    assert [row["audio"] for row in rows][:2] == [f"{tmp_path}/audio/a.wav"] * 2
+    assert rows[2]["#reason"] == "outside_root"
+
+
+def test_columns_that_are_called_otherwise_are_named_in_the_settings(tmp_path):
+    for kind, write in WRITERS.items():
+        path = tmp_path / f"corpus.{kind}"
+        write(path, [{"key": "a", "audio_filepath": "a.wav", "lang": "en", "text": "x"}])
+        rows, notices = read(path, columns={"id": "key", "audio": "audio_filepath", "language": "lang"})
+        assert rows == [{"id": "a", "audio": f"{tmp_path}/a.wav", "language": "en", "text": "x"}]
+        assert notices == []
+        with pytest.raises(ConfigError, match="words must be a column"):
+            read(path, columns={"id": "key", "audio": "audio_filepath", "language": "lang", "text": "words"})
+
+
+def test_packed_manifests_are_unpacked_on_the_way(tmp_path):
+    for kind in ("jsonl", "csv", "tsv"):
+        plain = tmp_path / f"corpus.{kind}"
+        WRITERS[kind](plain)
+        (tmp_path / f"corpus.{kind}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        assert read(tmp_path / f"corpus.{kind}.gz") == (expected(tmp_path), [])
 
 
 def test_a_folder_of_audio_is_a_corpus_in_one_language(tmp_path):
-    for name in ("one.wav", "deep/er/two.FLAC", "notes.txt", ".hidden.wav"):
+    for name in ("one.wav", "deep/er/two.FLAC", "test/three#1.mp3", "notes.txt", ".hidden.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    rows, _ = read(tmp_path, language="fr")
+    rows, _ = read(tmp_path, language="fr", format="auto")
     assert rows == [
-        {"id": "deep/er/two", "audio": f"{tmp_path}/deep/er/two.FLAC"},
-        {"id": "one", "audio": f"{tmp_path}/one.wav"},
+        {"id": "deep/er/two", "audio": f"{tmp_path}/deep/er/two.FLAC", "language": "fr", "split": None},
+        {"id": "one", "audio": f"{tmp_path}/one.wav", "language": "fr", "split": None},
+        {"id": "test/three#1", "audio": f"{tmp_path}/test/three#1.mp3", "language": "fr", "split": "test"},
     ]
     with pytest.raises(ConfigError, match="must be given, as the audio files"):
-        read(tmp_path)
+        read(tmp_path, format="auto")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -153,8 +182,8 @@ def test_a_source_without_rows_or_of_no_known_kind_is_refused(name, content, mes
 
 def test_a_folder_with_manifests_of_two_kinds_or_with_nothing_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="found neither"):
-        read(tmp_path / "empty", language="en")
+    with pytest.raises(ConfigError, match="must be a corpus in a layout that is known"):
+        read(tmp_path / "empty", language="en", format="auto")
     write_jsonl(tmp_path / "corpus.jsonl")
     write_csv(tmp_path / "corpus.csv")
     with pytest.raises(ConfigError, match="manifests of one kind"):
