@@ -15,46 +15,56 @@ import numpy as np
 import pyarrow as pa
 
 from cslm import contracts, storage
-from cslm.data import manifest
+from cslm.data import intake, manifest
+from cslm.data.intake import Intake, Row
 from cslm.errors import AudioError, ContractError
-from cslm.speech.audio import AudioSection, Waveform, decode
+from cslm.speech.audio import Recording, Waveform
 
 _MAX_FIT_SHARDS = 16
+# A long recording is looked at no further than this to fit a tokenizer: other speakers tell it more.
+_LONGEST_FIT_S = 300.0
 
+# `part_of`: the row of the manifest that the utterance was cut from. `settles`: whether with it its row of the manifest
+# is accepted or rejected, null where another utterance of the row decides. `trimmed_s`: silence beside the utterances.
 PIECE_SCHEMA = pa.schema(
     [
         *contracts.load("utterances").schema,
         pa.field("sha256", pa.string()),
+        pa.field("part_of", pa.string()),
+        pa.field("settles", pa.string()),
+        pa.field("audio_digest", pa.string()),
+        pa.field("text_changes", pa.list_(pa.string())),
+        pa.field("stage", pa.string()),
         pa.field("error", pa.string()),
         pa.field("message", pa.string()),
         pa.field("rejected_s", pa.float64()),
+        pa.field("trimmed_s", pa.float64()),
         pa.field("samples", pa.large_list(pa.float32())),
     ]
 )
 
 
 def decode_shard(
-    shard: pa.Table, sample_rate_hz: int, limits: AudioSection, piece_s: float
+    shard: pa.Table, sample_rate_hz: int, settings: Intake, piece_s: float
 ) -> Iterator[tuple[pa.Table, bool]]:
     """Decode the utterances of a shard: (piece, whether it is the last) with columns of PIECE_SCHEMA.
 
     Faults of the data become `error` and `message` of their row; an OSError of the storage is raised.
     """
-    reader = _Recordings(sample_rate_hz, limits)
-    rows: list[dict[str, Any]] = []
+    reader = _Recordings(sample_rate_hz, settings)
+    rows: list[Row] = []
     waveforms: list[Waveform] = []
     held_s = 0.0
-    left = shard.num_rows
     # Spans of one recording stand together, so that it is fetched once.
     for row in sorted(shard.to_pylist(), key=lambda row: str(row["audio"])):
-        found, waveform = reader.read(row)
-        rows.append(row | found)
-        waveforms.append(waveform)
-        held_s += len(waveform) / sample_rate_hz
-        left -= 1
-        if held_s >= piece_s or left == 0:
-            yield _piece(rows, waveforms), left == 0
-            rows, waveforms, held_s = [], [], 0.0
+        for found, waveform in reader.utterances(row):
+            if held_s >= piece_s:
+                yield _piece(rows, waveforms), False
+                rows, waveforms, held_s = [], [], 0.0
+            rows.append(found)
+            waveforms.append(waveform)
+            held_s += len(waveform) / sample_rate_hz
+    yield _piece(rows, waveforms), True
 
 
 def waveforms_of(piece: pa.Table) -> list[Waveform]:
@@ -64,16 +74,16 @@ def waveforms_of(piece: pa.Table) -> list[Waveform]:
     return [values[start:end] for start, end in itertools.pairwise(offsets)]
 
 
-def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSection, seed: int) -> list[Waveform]:
+def sample(output: str, seconds: float, sample_rate_hz: int, settings: Intake, seed: int) -> list[Waveform]:
     """About `seconds` of decoded audio of the training split, the same share of every language; equal for equal seeds.
 
-    Rows that cannot be decoded are passed over. Without a training split all splits count. Raises ContractError when
+    Utterances that are not taken are passed over. Without a training split all splits count. Raises ContractError when
     nothing can be decoded.
     """
     shards = manifest.load(output).shards
     shards = [shard for shard in shards if shard["split"] == "train"] or shards
     languages = sorted({shard["language"] for shard in shards})
-    reader = _Recordings(sample_rate_hz, limits)
+    reader = _Recordings(sample_rate_hz, settings)
     taken: list[Waveform] = []
     faults: Counter[str] = Counter()
     for number, language in enumerate(languages):
@@ -83,12 +93,14 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
         rows = pa.concat_tables([manifest.read_shard(output, name) for name in chosen])
         left_s = seconds / len(languages)
         for position in rng.permutation(rows.num_rows):
-            found, waveform = reader.read(rows.slice(position, 1).to_pylist()[0])
-            if "message" in found:
-                faults[found["message"]] += 1
-            else:
-                taken.append(waveform)
-                left_s -= len(waveform) / sample_rate_hz
+            for found, waveform in reader.utterances(rows.slice(position, 1).to_pylist()[0], _LONGEST_FIT_S):
+                if "message" in found:
+                    faults[found["message"]] += 1
+                else:
+                    taken.append(waveform)
+                    left_s -= len(waveform) / sample_rate_hz
+                if left_s <= 0:
+                    break
             if left_s <= 0:
                 break
     if not taken:
@@ -102,19 +114,22 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
 class _Recordings:
     """Decodes rows, keeping the last file for the next span of it."""
 
-    def __init__(self, sample_rate_hz: int, limits: AudioSection) -> None:
-        self._sample_rate_hz, self._limits = sample_rate_hz, limits
+    def __init__(self, sample_rate_hz: int, settings: Intake) -> None:
+        self._sample_rate_hz, self._settings = sample_rate_hz, settings
         self._held: tuple[str, bytes, str] | None = None
+        self._opened: tuple[bytes, Recording] | None = None
 
-    def read(self, row: dict[str, Any]) -> tuple[dict[str, Any], Waveform]:
-        """What the row gains, and its samples: none when the row cannot be taken."""
-        try:
-            data, digest = self._fetch(row["audio"])
-            span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-            return {"sha256": digest}, decode(data, self._sample_rate_hz, **span, limits=self._limits)
-        except AudioError as error:
-            why = {"error": error.reason, "message": str(error), "rejected_s": error.audio_s}
-            return why, np.empty(0, np.float32)
+    def utterances(
+        self, row: dict[str, Any], first_s: float | None = None
+    ) -> Iterator[tuple[dict[str, Any], Waveform]]:
+        """The utterances of a row and their samples: see `intake.utterances`."""
+        return intake.utterances(row, lambda: self._open(row), self._settings, self._sample_rate_hz, first_s)
+
+    def _open(self, row: Row) -> tuple[Recording, str]:
+        data, digest = self._fetch(row["audio"])
+        if self._opened is None or self._opened[0] is not data:
+            self._opened = (data, Recording(data))
+        return self._opened[1], digest
 
     def _fetch(self, uri: str) -> tuple[bytes, str]:
         if self._held is None or self._held[0] != uri:

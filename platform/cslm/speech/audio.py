@@ -91,6 +91,8 @@ class Recording:
         rate_hz, (lowest, highest) = self._reader.rate_hz, _RATES_HZ
         if not lowest <= rate_hz <= highest:
             raise _bad_header(f"a sample rate of {lowest:,} to {highest:,} Hz", f"{rate_hz:,} Hz")
+        if self._reader.num_channels < 1:
+            raise _bad_header("one channel or more", "none")
         if self._reader.num_frames <= 0:
             raise AudioError("no_samples", "a recording must hold samples, found a header alone; copy the file again")
 

@@ -36,7 +36,7 @@ class ContainerReader:
         self._av = importlib.import_module("av")
         self._data = data
         try:
-            with self._av.open(io.BytesIO(data)) as container:
+            with self._opened() as container:
                 if not container.streams.audio:
                     needed, remedy = "a stream of audio", "extract the sound or drop the row"
                     raise AudioError("no_samples", f"a container must hold {needed}, found none; {remedy}")
@@ -47,7 +47,7 @@ class ContainerReader:
                 self.rate_hz, self.num_channels = stream.rate, stream.channels
                 self._seekable = any(name in container.format.name.split(",") for name in _SEEKABLE)
                 self.num_frames = self._length(container, stream)
-        except self._av.FFmpegError as error:
+        except (self._av.FFmpegError, ValueError) as error:
             raise _unreadable(error) from error
 
     def blocks(self, first: int, count: int, block_frames: int) -> Iterator[NDArray[np.float32]]:
@@ -65,7 +65,7 @@ class ContainerReader:
 
     def _frames(self, first: int, count: int) -> Iterator[NDArray[np.float32]]:
         try:
-            with self._av.open(io.BytesIO(self._data)) as container:
+            with self._opened() as container:
                 stream = container.streams.audio[0]
                 resampler = self._av.AudioResampler(format="flt", layout=stream.layout, rate=self.rate_hz)
                 start_s = first / self.rate_hz - _PREROLL_S
@@ -87,15 +87,21 @@ class ContainerReader:
         except (self._av.FFmpegError, ValueError) as error:  # ValueError: the layout changes within the stream
             raise _unreadable(error) from error
 
+    def _opened(self) -> Any:
+        # Titles and names of artists come in any encoding, and are not asked for.
+        return self._av.open(io.BytesIO(self._data), metadata_errors="replace")
+
     def _length(self, container: Any, stream: Any) -> int:
         """Frames of the stream: as the container says where it knows, else by its packets' times."""
         if stream.duration and self._seekable:
-            return int(round(stream.duration * stream.time_base * self.rate_hz))
+            frames: int = round(stream.duration * stream.time_base * self.rate_hz)
+            return frames
         end = 0
         for packet in container.demux(stream):
             if packet.pts is not None:
                 end = max(end, packet.pts + (packet.duration or 0))
-        return int(round(end * stream.time_base * self.rate_hz))
+        frames = round(end * stream.time_base * self.rate_hz)
+        return frames
 
 
 def _unreadable(error: Exception) -> AudioError:

@@ -219,3 +219,34 @@ def test_the_length_of_refused_audio_is_told_where_it_is_known():
     with pytest.raises(AudioError) as caught:
         decode(encoded(np.zeros(32_000, np.float32)), 16_000)
     assert caught.value.audio_s == 2.0
+
+
+DAMAGED_KINDS = [*((kind, subtype, encoded) for kind, subtype in SOUNDFILE_KINDS if subtype != "PCM_24"),
+                 *((*kinds, contained) for kinds in CONTAINER_KINDS)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "codec", "encode"), DAMAGED_KINDS)
+def test_damage_of_any_kind_is_decoded_or_told_but_never_raises_another_error(kind, codec, encode):
+    whole = encode(waveform(1, 0.3, 48_000), 48_000, kind, codec)
+    rng = np.random.default_rng(len(whole))
+    told = 0
+    for number in range(30):
+        data = bytearray(whole)
+        if number % 3 == 0:
+            del data[rng.integers(len(data)) :]
+        else:
+            reach = len(data) if number % 3 == 1 else min(len(data), 200)
+            places = rng.integers(0, reach, rng.integers(1, 20))
+            for place in places.tolist():
+                data[place] = rng.integers(256)
+        try:
+            decode(bytes(data), 16_000)
+        except AudioError:
+            told += 1
+    assert told >= 5
+
+
+def test_names_in_an_unknown_encoding_do_no_harm():
+    data = contained(tone(), 16_000, "ipod", "aac")
+    assert b"Lavf" in data
+    assert len(decode(data.replace(b"Lavf", b"L\xe4vf"), 16_000)) == 16_000
