@@ -83,6 +83,15 @@ def test_a_span_of_a_compressed_recording_is_the_same_part_of_the_whole(kind, co
             assert np.abs(difference).max() < 1e-3
 
 
+def test_overlapping_spans_of_an_mp3_are_parts_of_the_whole():
+    data = encoded(waveform(7, 6.0, 44_100), 44_100, "MP3")
+    whole = decode(data, 44_100)
+    recording = Recording(data)
+    for first in range(200, len(whole) - 8_000, 2_900):
+        span = recording.clip(44_100, start_s=first / 44_100, end_s=(first + 5_000) / 44_100, limits=AudioSection())
+        assert np.abs(span.samples - whole[first : first + 5_000]).max() < 1e-3
+
+
 def nearest_shift(whole, span, first, most):
     """Where the span lies, looked for by its middle so that a decoder's first frames do not decide."""
     middle = slice(len(span) // 4, len(span) // 2)
