@@ -16,12 +16,15 @@ from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.apps.tokenize_preview import PricesSection, preview
 from cslm.config import fingerprint, group, setting
-from cslm.data import manifest, recordings
+from cslm.data import duplicates, manifest, recordings
 from cslm.data.corpora import CorpusSection
+from cslm.data.filters import FiltersSection
+from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, Ledger, add_counts
 from cslm.errors import ConfigError, ContractError, CslmError
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection
+from cslm.speech.segment import SegmentSection
 
 
 class Config(JobConfig):
@@ -29,6 +32,8 @@ class Config(JobConfig):
 
     corpus: CorpusSection = group(CorpusSection, "what to tokenize")
     audio: AudioSection = group(AudioSection, "which recordings are taken")
+    segment: SegmentSection = group(SegmentSection, "how long recordings without a transcript are split")
+    filters: FiltersSection = group(FiltersSection, "which utterances are kept out of training")
     decode: DecodeSection = group(DecodeSection, "how audio is read and decoded")
     tokenizer: TokenizerSection = group(TokenizerSection, "which tokenizer, and what its actors get")
     max_reject_fraction: float = setting(0.05, "the job fails when more of the rows are rejected", ge=0, le=1)
@@ -37,6 +42,11 @@ class Config(JobConfig):
     )
     prices: PricesSection = group(PricesSection, "what an hour costs, for the estimate of dry_run")
     retry_rejected: bool = setting(False, "redo shards with rejected rows, after their audio was mended")
+
+    @property
+    def intake(self) -> Intake:
+        """What decides which audio is taken."""
+        return Intake(self.audio, self.segment, self.filters)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,12 +86,12 @@ def tokenize(config: Config, job: Job) -> None:
             described,
             num_rows=config.dry_run,
             tokenizer=config.tokenizer,
-            audio=config.audio,
+            intake=config.intake,
             prices=config.prices,
         )
         job.close("FINISHED")
         return
-    ledger = Ledger(job.output, fingerprint([described["fingerprint"], config.audio.model_dump()]))
+    ledger = Ledger(job.output, fingerprint([described["fingerprint"], config.intake.key()]))
     done = ledger.done(corpus.shards)
     if config.retry_rejected:
         done = {name: entry for name, entry in done.items() if not entry["rejected"]}
@@ -111,6 +121,9 @@ def _close(
     described: dict[str, Any],
     key: Any,
 ) -> None:
+    keep_first = config.filters.duplicate_audio
+    moved = duplicates.remove(job.output, corpus.shards, described["codebook_size"], enabled=keep_first)
+    entries = [add_counts(entry, moved.get(entry["shard"], {})) for entry in entries]
     summary = tokenize_report.summarise(corpus, entries, described)
     tokenize_report.show(job, summary)
     job.run.log_metrics(tokenize_report.metrics(summary))
@@ -127,7 +140,13 @@ def _close(
 
 
 def _job_key(config: Config, source: str, described: dict[str, Any]) -> Any:
-    return [source, described["fingerprint"], config.audio.model_dump(), config.max_reject_fraction]
+    return [
+        source,
+        described["fingerprint"],
+        config.intake.key(),
+        config.filters.duplicate_audio,
+        config.max_reject_fraction,
+    ]
 
 
 def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] | None:
@@ -184,7 +203,7 @@ def _fit(config: Config, output: str, folders: Sequence[str]) -> dict[str, Any]:
     settings = getattr(section, section.kind)
     tokenizer_class = speech.tokenizer_class(section.kind)
     rate_hz = tokenizer_class.sample_rate_hz
-    waveforms = recordings.sample(output, settings.fit_audio_s, rate_hz, config.audio, settings.seed)
+    waveforms = recordings.sample(output, settings.fit_audio_s, rate_hz, config.intake, settings.seed)
     tokenizer = tokenizer_class.fit(waveforms, settings)
     for folder in folders:
         tokenizer.save(folder)
@@ -205,7 +224,7 @@ def _tokenize_shards(
     arrived: dict[str, list[dict[str, Any]]] = {}
     recorded: list[Future[Entry]] = []
     results = tokenize_pipeline.run(
-        pending, ledger.output, described, tokenizer=config.tokenizer, decode=config.decode, audio=config.audio
+        pending, ledger.output, described, tokenizer=config.tokenizer, decode=config.decode, intake=config.intake
     )
     with ThreadPoolExecutor(8) as writers, job.progress("tokenize", num_rows, "utterances", rows_done) as progress:
         for result in results:

@@ -21,11 +21,11 @@ from threadpoolctl import threadpool_limits
 from cslm import cluster, storage
 from cslm.config import Section, group, setting
 from cslm.data import manifest, recordings
+from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, write_piece
 from cslm.data.units import tokenize_piece
 from cslm.errors import CslmError
 from cslm.speech import tokenizer as speech
-from cslm.speech.audio import AudioSection
 from cslm.speech.tokenizers import KMeansSection
 
 # What a worker takes before it holds any audio.
@@ -65,7 +65,7 @@ def run(
     *,
     tokenizer: TokenizerSection,
     decode: DecodeSection,
-    audio: AudioSection,
+    intake: Intake,
 ) -> Iterator[dict[str, Any]]:
     """Tokenize shards; yields {shard, piece, last, counts} once the tables of a piece are written.
 
@@ -90,7 +90,7 @@ def run(
         batch_size=None,
         batch_format="pyarrow",
         **(resources if apart else {"num_cpus": tokenizer.num_cpus, "num_gpus": tokenizer.num_gpus if on_gpu else 0}),
-        fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], audio, decode.piece_s),
+        fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], intake, decode.piece_s),
     )
     dataset = dataset.map_batches(
         _Tokenize if apart else _TokenizeAndWrite,
@@ -151,13 +151,13 @@ def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
 
 
 def _decode(
-    batch: pa.Table, pending: Any, output: str, sample_rate_hz: int, limits: AudioSection, piece_s: float
+    batch: pa.Table, pending: Any, output: str, sample_rate_hz: int, intake: Intake, piece_s: float
 ) -> Iterator[pa.Table]:
     shards = ray.get(pending)
     for position in batch.column("id").to_pylist():
         shard = shards[position]
         rows = manifest.read_shard(output, shard["name"])
-        for number, (piece, last) in enumerate(recordings.decode_shard(rows, sample_rate_hz, limits, piece_s)):
+        for number, (piece, last) in enumerate(recordings.decode_shard(rows, sample_rate_hz, intake, piece_s)):
             yield _row(shard=json.dumps(shard), piece=number, last=last, table=_packed(piece))
 
 

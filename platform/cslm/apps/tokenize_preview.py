@@ -22,10 +22,10 @@ from cslm.apps.job import Job
 from cslm.apps.tokenize_pipeline import TokenizerSection
 from cslm.config import Section, setting
 from cslm.data import manifest, recordings
+from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, add_counts
 from cslm.data.units import tokenize_piece
 from cslm.speech import tokenizer as speech
-from cslm.speech.audio import AudioSection
 
 _PIECE_S = 300.0
 
@@ -44,7 +44,7 @@ def preview(
     *,
     num_rows: int,
     tokenizer: TokenizerSection,
-    audio: AudioSection,
+    intake: Intake,
     prices: PricesSection,
 ) -> dict[str, Any]:
     """Tokenize about `num_rows` rows, spread over languages and splits, and show what all rows would give.
@@ -58,7 +58,7 @@ def preview(
     )
     measure = _measure.options(num_cpus=tokenizer.num_cpus, num_gpus=tokenizer.num_gpus if on_gpu else 0)
     with tokenize_pipeline.workers_faults():
-        seen = ray.get(measure.remote(job.output, chosen, described, audio, "cuda" if on_gpu else "cpu"))
+        seen = ray.get(measure.remote(job.output, chosen, described, intake, "cuda" if on_gpu else "cpu"))
     document = project(corpus, chosen, seen, on_gpu=on_gpu, prices=prices)
     _show(job, document)
     storage.write_json(storage.join(job.output, "preview.json"), document)
@@ -88,7 +88,7 @@ def sample(shards: Sequence[Entry], num_rows: int, seed: int = 0) -> dict[str, l
 
 @ray.remote
 def _measure(
-    output: str, chosen: dict[str, list[int]], described: dict[str, Any], audio: AudioSection, device: str
+    output: str, chosen: dict[str, list[int]], described: dict[str, Any], intake: Intake, device: str
 ) -> dict[str, Any]:
     """Counts by language, seconds of decoding and of the tokenizer, and bytes of the units as they would be stored."""
     tokenize_pipeline.one_thread_a_cpu()
@@ -101,7 +101,7 @@ def _measure(
     for name, rows in chosen.items():
         table = manifest.read_shard(output, name).take(pa.array(rows))
         started_s = time.perf_counter()
-        for piece, _ in recordings.decode_shard(table, tokenizer.sample_rate_hz, audio, _PIECE_S):
+        for piece, _ in recordings.decode_shard(table, tokenizer.sample_rate_hz, intake, _PIECE_S):
             decoded_s = time.perf_counter()
             units, _, counts = tokenize_piece(piece, tokenizer)
             decode_s += decoded_s - started_s

@@ -8,9 +8,9 @@ import numpy as np
 from rich.table import Table
 
 from cslm.apps.job import Job
+from cslm.data.counts import DURATION_EDGES_S
 from cslm.data.ledger import Entry, add_counts
 from cslm.data.manifest import Manifest
-from cslm.data.units import DURATION_EDGES_S
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,9 +46,14 @@ class Meter:
 
 
 def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The content of summary.json. Accepted and rejected rows are all rows of the manifest."""
-    total: Entry = {"rows": 0, "accepted": 0, "rejected": 0, "reasons": {}, "audio_s": 0.0, "frames": 0, "units": 0}
-    total["rejected_s"] = 0.0
+    """The content of summary.json. Accepted and rejected rows are all rows of the manifest.
+
+    A recording that was split is one row; `utterances` are the rows of the units table, `spans` those that were cut.
+    """
+    numbers = ("rows", "accepted", "rejected", "utterances", "spans", "rejected_spans", "frames", "units")
+    sums_s = ("audio_s", "rejected_s", "trimmed_s", "transcribed_s", "characters")
+    total: Entry = dict.fromkeys(numbers, 0) | dict.fromkeys(sums_s, 0.0)
+    total |= {"reasons": {}, "span_reasons": {}, "text_changes": {}}
     by_place: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         counts = {name: entry[name] for name in total}
@@ -59,10 +64,18 @@ def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, A
     reasons = add_counts(total["reasons"], corpus.rejected)
     rejected = sum(reasons.values())
     assert accepted + rejected == corpus.num_rows, (accepted, reasons, corpus.num_rows)
+    assert sum(total["span_reasons"].values()) == total["rejected_spans"], total["span_reasons"]
     return {
         "rows": {"manifest": corpus.num_rows, "accepted": accepted, "rejected": rejected, "reasons": reasons},
-        # Rejected audio counts as far as its length is known.
-        "hours_in": round((total["audio_s"] + total["rejected_s"]) / 3600, 4),
+        "utterances": {
+            "units": total["utterances"],
+            "spans": total["spans"],
+            "rejected_spans": total["rejected_spans"],
+            "span_reasons": total["span_reasons"],
+        },
+        "text_changes": total["text_changes"],
+        # Rejected audio counts as far as its length is known, and so does the silence beside what was cut.
+        "hours_in": round((total["audio_s"] + total["rejected_s"] + total["trimmed_s"]) / 3600, 4),
         "hours": round(total["audio_s"] / 3600, 4),
         "frames": total["frames"],
         "units": total["units"],
@@ -90,12 +103,18 @@ def show(job: Job, summary: dict[str, Any]) -> None:
     rows = summary["rows"]
     table.add_section()
     table.add_row(
-        "all", "", f"{rows['accepted']:,}", f"{rows['rejected']:,}", f"{summary['hours']:.2f}",
+        "all", "", f"{summary['utterances']['units']:,}", f"{rows['rejected']:,}", f"{summary['hours']:.2f}",
         f"{summary['units']:,}", f"{summary['units_per_s']:.1f}",
     )  # fmt: skip
     job.console.print(table)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rows["reasons"].items())) or "none"
+    reasons = _listed(rows["reasons"])
     job.say(f"{rows['manifest']:,} rows = {rows['accepted']:,} accepted + {rows['rejected']:,} rejected ({reasons})")
+    cut = summary["utterances"]
+    if cut["spans"] or cut["rejected_spans"]:
+        rejected = f"{cut['rejected_spans']:,} rejected ({_listed(cut['span_reasons'])})"
+        job.say(f"long recordings gave {cut['spans']:,} utterances, besides {rejected}")
+    if summary["text_changes"]:
+        job.say(f"transcripts changed to their normal form: {_listed(summary['text_changes'])}")
 
 
 def metrics(summary: dict[str, Any]) -> dict[str, float]:
@@ -104,6 +123,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
         "data/rows": summary["rows"]["manifest"],
         "data/accepted": summary["rows"]["accepted"],
         "data/rejected": summary["rows"]["rejected"],
+        "data/utterances": summary["utterances"]["units"],
+        "data/rejected_spans": summary["utterances"]["rejected_spans"],
         "data/hours": summary["hours"],
         "data/units": summary["units"],
         "data/units_per_s": summary["units_per_s"],
@@ -147,12 +168,19 @@ def figure(entries: Sequence[Entry], tokenizer: dict[str, Any]) -> "Figure":
     return picture
 
 
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
+
+
 def _place(counts: Entry) -> dict[str, Any]:
     return {
-        "utterances": counts["accepted"],
+        "utterances": counts["utterances"],
         "rejected": counts["rejected"],
+        "rejected_spans": counts["rejected_spans"],
         "hours": round(counts["audio_s"] / 3600, 4),
         "frames": counts["frames"],
         "units": counts["units"],
         "units_per_s": round(counts["units"] / max(counts["audio_s"], 1e-9), 3),
+        # Of what has a transcript: letters as an alphabet would write them, see data.filters.
+        "characters_per_s": round(counts["characters"] / max(counts["transcribed_s"], 1e-9), 2),
     }

@@ -17,7 +17,7 @@ import pyarrow as pa
 from cslm import contracts, storage
 from cslm.config import fingerprint
 
-_SHARD_FILE = re.compile(r"(shard-\d+)(-\d+)?\.parquet")
+_SHARD_FILE = re.compile(r"(?:duplicate-)?(shard-\d+)(?:-\d+)?\.parquet")
 # Requests to an object store take tens of milliseconds each: many at a time keep the start within seconds.
 _REQUESTS_AT_ONCE = 32
 
@@ -48,10 +48,10 @@ class Ledger:
         names = set(done)
         entries = storage.list_files(self._folder, ".json")
         stale = [path for path in entries if storage.name(path).removesuffix(".json") not in names]
-        for table in ("units", "rejects"):
+        for table in ("units", "rejects", "duplicates"):
             for path in storage.list_files(storage.join(self.output, table), ".parquet"):
-                match = _SHARD_FILE.fullmatch(storage.name(path))
-                if match and match[1] not in names:
+                shard = shard_of(path)
+                if shard is not None and shard not in names:
                     stale.append(path)
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
             list(pool.map(storage.remove, stale))
@@ -72,15 +72,28 @@ class Ledger:
 
 def write_piece(output: str, shard: Entry, piece: int, units: pa.Table, rejects: pa.Table) -> None:
     """Write the tables of one piece of a shard under the names that belong to it."""
-    name = f"{shard['name']}.parquet" if piece == 0 else f"{shard['name']}-{piece:03d}.parquet"
+    path = units_file(output, shard, piece)
+    name = storage.name(path)
     if units.num_rows:
         contract = contracts.load("units")
         table = contract.check(units, name).drop_columns(list(contract.partition_columns))
-        folders = [f"{column}={shard[column]}" for column in contract.partition_columns]
-        storage.write_table(table, storage.join(output, "units", *folders, name))
+        storage.write_table(table, path)
     if rejects.num_rows:
         table = contracts.load("rejects").check(rejects, name)
         storage.write_table(table, storage.join(output, "rejects", name))
+
+
+def units_file(output: str, shard: Entry, piece: int) -> str:
+    """Where the units of a piece of a shard lie."""
+    name = f"{shard['name']}.parquet" if piece == 0 else f"{shard['name']}-{piece:03d}.parquet"
+    folders = [f"{column}={shard[column]}" for column in contracts.load("units").partition_columns]
+    return storage.join(output, "units", *folders, name)
+
+
+def shard_of(path: str) -> str | None:
+    """The shard that a table file belongs to, None for files of no shard."""
+    match = _SHARD_FILE.fullmatch(storage.name(path))
+    return match[1] if match else None
 
 
 def add_counts(left: Entry, right: Entry) -> Entry:
@@ -96,3 +109,14 @@ def add_counts(left: Entry, right: Entry) -> Entry:
         else:
             total[name] += value
     return total
+
+
+def negative(counts: Entry) -> Entry:
+    """The counts that take `counts` away again when `add_counts` adds them."""
+    return {name: _negated(value) for name, value in counts.items()}
+
+
+def _negated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return negative(value)
+    return [-one for one in value] if isinstance(value, list) else -value

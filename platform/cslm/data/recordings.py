@@ -6,7 +6,7 @@ what a shard happens to hold. Where pieces are cut follows from the shard alone:
 
 import itertools
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -14,44 +14,54 @@ import numpy as np
 import pyarrow as pa
 
 from cslm import contracts
-from cslm.data import fetch, locators, manifest
+from cslm.data import fetch, intake, locators, manifest
+from cslm.data.intake import Intake, Row
 from cslm.errors import AudioError, ContractError
-from cslm.speech.audio import AudioSection, Waveform, decode
+from cslm.speech.audio import Recording, Waveform
 
 _MAX_FIT_SHARDS = 16
 _FETCHED_TOGETHER = 32
+# A long recording is looked at no further than this to fit a tokenizer: other speakers tell it more.
+_LONGEST_FIT_S = 300.0
 
+# `part_of`: the row of the manifest that the utterance was cut from. `settles`: whether with it its row of the manifest
+# is accepted or rejected, null where another utterance of the row decides. `trimmed_s`: silence beside the utterances.
 PIECE_SCHEMA = pa.schema(
     [
         *contracts.load("utterances").schema,
         pa.field("sha256", pa.string()),
+        pa.field("part_of", pa.string()),
+        pa.field("settles", pa.string()),
+        pa.field("audio_digest", pa.string()),
+        pa.field("text_changes", pa.list_(pa.string())),
+        pa.field("stage", pa.string()),
         pa.field("error", pa.string()),
         pa.field("message", pa.string()),
         pa.field("rejected_s", pa.float64()),
+        pa.field("trimmed_s", pa.float64()),
         pa.field("samples", pa.large_list(pa.float32())),
     ]
 )
 
 
 def decode_shard(
-    shard: pa.Table, sample_rate_hz: int, limits: AudioSection, piece_s: float
+    shard: pa.Table, sample_rate_hz: int, settings: Intake, piece_s: float
 ) -> Generator[tuple[pa.Table, bool], None, None]:
     """Decode the utterances of a shard: (piece, whether it is the last) with columns of PIECE_SCHEMA.
 
     Faults of the data become `error` and `message` of their row; an OSError of the storage is raised.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     waveforms: list[Waveform] = []
     held_s = 0.0
-    left = shard.num_rows
-    for row, found, waveform in _decoded(shard.to_pylist(), sample_rate_hz, limits):
-        rows.append(row | found)
+    for found, waveform in _utterances(shard.to_pylist(), sample_rate_hz, settings):
+        if held_s >= piece_s:
+            yield _piece(rows, waveforms), False
+            rows, waveforms, held_s = [], [], 0.0
+        rows.append(found)
         waveforms.append(waveform)
         held_s += len(waveform) / sample_rate_hz
-        left -= 1
-        if held_s >= piece_s or left == 0:
-            yield _piece(rows, waveforms), left == 0
-            rows, waveforms, held_s = [], [], 0.0
+    yield _piece(rows, waveforms), True
 
 
 def waveforms_of(piece: pa.Table) -> list[Waveform]:
@@ -61,10 +71,10 @@ def waveforms_of(piece: pa.Table) -> list[Waveform]:
     return [values[start:end] for start, end in itertools.pairwise(offsets)]
 
 
-def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSection, seed: int) -> list[Waveform]:
+def sample(output: str, seconds: float, sample_rate_hz: int, settings: Intake, seed: int) -> list[Waveform]:
     """About `seconds` of decoded audio of the training split, the same share of every language; equal for equal seeds.
 
-    Rows that cannot be decoded are passed over. Without a training split all splits count. Raises ContractError when
+    Utterances that are not taken are passed over. Without a training split all splits count. Raises ContractError when
     nothing can be decoded.
     """
     shards = manifest.load(output).shards
@@ -84,14 +94,15 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
             some = rows.take(order[first : first + _FETCHED_TOGETHER]).to_pylist()
             together = sorted({row["audio"] for row in some}, key=locators.order)
             with closing(fetch.fetch_all(together)) as results:
-                fetched = dict(zip(together, results, strict=True))
+                openers = {audio: _Opener(got) for audio, got in zip(together, results, strict=True)}
             for row in some:
-                found, waveform = _decode(fetched[row["audio"]], row, sample_rate_hz, limits)
-                if "message" in found:
-                    faults[found["message"]] += 1
-                else:
-                    taken.append(waveform)
-                    left_s -= len(waveform) / sample_rate_hz
+                utterances = intake.utterances(row, openers[row["audio"]], settings, sample_rate_hz, _LONGEST_FIT_S)
+                for found, waveform in utterances:
+                    if "message" in found:
+                        faults[found["message"]] += 1
+                    elif left_s > 0:
+                        taken.append(waveform)
+                        left_s -= len(waveform) / sample_rate_hz
                 if left_s <= 0:
                     break
             if left_s <= 0:
@@ -104,30 +115,33 @@ def sample(output: str, seconds: float, sample_rate_hz: int, limits: AudioSectio
     return taken
 
 
-def _decoded(
-    rows: Sequence[dict[str, Any]], sample_rate_hz: int, limits: AudioSection
-) -> Generator[tuple[dict[str, Any], dict[str, Any], Waveform], None, None]:
-    """Rows in the order of their containers, each with what it gains and its samples: none when it cannot be taken."""
-    # Spans of one recording stand together, so that it is fetched once.
+def _utterances(
+    rows: Iterable[Row], sample_rate_hz: int, settings: Intake
+) -> Generator[tuple[Row, Waveform], None, None]:
+    """The utterances of rows (see `intake.utterances`), in the order of the rows' containers."""
+    # Spans of one recording stand together, so that it is fetched and opened once.
     ordered = sorted(rows, key=lambda row: locators.order(row["audio"]))
     recordings = [(audio, list(spans)) for audio, spans in itertools.groupby(ordered, key=lambda row: row["audio"])]
     with closing(fetch.fetch_all(audio for audio, _ in recordings)) as fetched:
         for (_, spans), got in zip(recordings, fetched, strict=True):
+            opener = _Opener(got)
             for row in spans:
-                yield row, *_decode(got, row, sample_rate_hz, limits)
+                yield from intake.utterances(row, opener, settings, sample_rate_hz)
 
 
-def _decode(
-    got: fetch.Fetched | AudioError, row: dict[str, Any], sample_rate_hz: int, limits: AudioSection
-) -> tuple[dict[str, Any], Waveform]:
-    try:
-        if isinstance(got, AudioError):
-            raise got
-        waveform = decode(got.data, sample_rate_hz, start_s=row["start_s"], end_s=row["end_s"], limits=limits)
-        return {"sha256": got.sha256}, waveform
-    except AudioError as error:
-        why = {"error": error.reason, "message": str(error), "rejected_s": error.audio_s}
-        return why, np.empty(0, np.float32)
+class _Opener:
+    """Opens what was fetched, once for all its rows; calling it raises the AudioError that kept it from being read."""
+
+    def __init__(self, got: fetch.Result) -> None:
+        self._got = got
+        self._opened: tuple[Recording, str] | None = None
+
+    def __call__(self) -> tuple[Recording, str]:
+        if isinstance(self._got, AudioError):
+            raise self._got
+        if self._opened is None:
+            self._opened = (Recording(self._got.data), self._got.sha256)
+        return self._opened
 
 
 def _piece(rows: Sequence[dict[str, Any]], waveforms: Sequence[Waveform]) -> pa.Table:

@@ -1,58 +1,72 @@
 """Decoded pieces -> rows of the units and rejects tables, and what is counted about them."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cslm import contracts
+from cslm.data.counts import utterance_counts
 from cslm.data.recordings import waveforms_of
 from cslm.speech.tokenizer import SpeechTokenizer, encode_all
 
-# Upper edges of the histogram of durations; the last bin is open.
-DURATION_EDGES_S = (0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 60)
+# Columns of the tables that are those of the piece.
+_UNITS_OF_ROW = ("id", "part_of", "speaker", "text", "language", "split", "start_s", "end_s", "audio_digest")
+_REJECTS_OF_ROW = ("id", "stage", "error", "message", "part_of", "start_s", "end_s")
 
 
 def tokenize_piece(piece: pa.Table, tokenizer: SpeechTokenizer) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
-    """Units, rejects and counts of a piece (see `data.recordings`). Accepted and rejected rows are all rows."""
+    """Units, rejects and counts of a piece (see `data.recordings`).
+
+    Counts are of two kinds. Rows of the manifest: `rows` = `accepted` + `rejected`, which `reasons` adds up to.
+    Utterances: `utterances` in the units table, `spans` of them and `rejected_spans` (with `span_reasons`) cut from
+    longer recordings; a recording that was split is one row, accepted when one of its utterances is.
+    """
     waveforms = waveforms_of(piece)
     rows = piece.drop_columns(["samples"]).to_pylist()
     taken = [i for i, row in enumerate(rows) if row["error"] is None]
     sequences = encode_all(tokenizer, [waveforms[i] for i in taken])
-    units = [
-        {
-            **{name: rows[i][name] for name in ("id", "speaker", "text", "language", "split")},
-            "units": sequence.units,
-            "durations": sequence.durations,
-            "num_frames": sequence.num_frames,
-            "frame_rate_hz": tokenizer.frame_rate_hz,
-            "duration_s": len(waveforms[i]) / tokenizer.sample_rate_hz,
-            "tokenizer": tokenizer.fingerprint,
-            "source": rows[i]["audio"],
-            "source_sha256": rows[i]["sha256"],
-        }
-        for i, sequence in zip(taken, sequences, strict=True)
-    ]
-    rejects = [
-        {"id": row["id"], "source": row["audio"], "stage": "audio", "error": row["error"], "message": row["message"]}
-        for row in rows
-        if row["error"] is not None
-    ]
-    durations_s = [row["duration_s"] for row in units]
-    codes = np.concatenate([sequence.units for sequence in sequences]) if sequences else np.empty(0, np.uint16)
+    units = contracts.load("units").table(
+        [
+            {
+                **{name: rows[i][name] for name in _UNITS_OF_ROW},
+                "units": sequence.units,
+                "durations": sequence.durations,
+                "num_frames": sequence.num_frames,
+                "frame_rate_hz": tokenizer.frame_rate_hz,
+                "duration_s": len(waveforms[i]) / tokenizer.sample_rate_hz,
+                "tokenizer": tokenizer.fingerprint,
+                "source": rows[i]["audio"],
+                "source_sha256": rows[i]["sha256"],
+            }
+            for i, sequence in zip(taken, sequences, strict=True)
+        ]
+    )
+    rejected = [row for row in rows if row["error"] is not None]
+    rejects = contracts.load("rejects").table(
+        [{**{name: row[name] for name in _REJECTS_OF_ROW}, "source": row["audio"]} for row in rejected]
+    )
+    num_settled = Counter(row["settles"] for row in rows)
+    rejected_spans = [row for row in rejected if row["part_of"] is not None]
     counts = {
-        "rows": len(rows),
-        "accepted": len(units),
-        "rejected": len(rejects),
-        "reasons": dict(Counter(row["error"] for row in rejects)),
-        "audio_s": float(sum(durations_s)),
-        "rejected_s": float(sum(row["rejected_s"] or 0 for row in rows)),
-        "frames": sum(sequence.num_frames for sequence in sequences),
-        "units": len(codes),
-        "duration_counts": np.bincount(
-            np.searchsorted(DURATION_EDGES_S, durations_s), minlength=len(DURATION_EDGES_S) + 1
-        ).tolist(),
-        "unit_counts": np.bincount(codes, minlength=tokenizer.codebook_size).tolist(),
+        "rows": num_settled["accepted"] + num_settled["rejected"],
+        "accepted": num_settled["accepted"],
+        "rejected": num_settled["rejected"],
+        "reasons": _counted(row["error"] for row in rejected if row["part_of"] is None),
+        "rejected_spans": len(rejected_spans),
+        "span_reasons": _counted(row["error"] for row in rejected_spans),
+        "text_changes": _counted(name for row in rows for name in row["text_changes"] or ()),
+        "rejected_s": _sum(row["rejected_s"] for row in rows),
+        "trimmed_s": _sum(row["trimmed_s"] for row in rows),
+        **utterance_counts(units, tokenizer.codebook_size),
     }
-    return contracts.load("units").table(units), contracts.load("rejects").table(rejects), counts
+    return units, rejects, counts
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names))
+
+
+def _sum(seconds: Iterable[float | None]) -> float:
+    return float(sum(value or 0.0 for value in seconds))

@@ -4,11 +4,11 @@ import pytest
 from cslm import contracts, storage
 from cslm.data import manifest, recordings
 from cslm.data.corpora import CorpusSection
+from cslm.data.intake import Intake
 from cslm.errors import ContractError
-from cslm.speech.audio import AudioSection
 from tests.data import sounds
 
-LIMITS = AudioSection()
+LIMITS = Intake()
 
 
 def table(rows):

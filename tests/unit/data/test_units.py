@@ -2,8 +2,8 @@ import numpy as np
 
 from cslm import contracts
 from cslm.data import recordings
+from cslm.data.intake import Intake
 from cslm.data.units import tokenize_piece
-from cslm.speech.audio import AudioSection
 from cslm.speech.tokenizer import UnitSequence, expand_repeats
 from cslm.speech.tokenizers import KMeansSection
 from cslm.speech.tokenizers.kmeans import KMeansTokenizer
@@ -14,7 +14,7 @@ TOKENIZER = KMeansTokenizer.fit([sounds.waveform(seed) for seed in range(4)], KM
 
 def piece_of(rows):
     shard = contracts.load("utterances").table([{"language": "en", "split": "dev", **row} for row in rows])
-    [(piece, _)] = recordings.decode_shard(shard, 16_000, AudioSection(), 1000.0)
+    [(piece, _)] = recordings.decode_shard(shard, 16_000, Intake(), 1000.0)
     return piece
 
 
