@@ -23,8 +23,9 @@ from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, Ledger, add_counts
 from cslm.errors import ConfigError, ContractError, CslmError
 from cslm.speech import tokenizer as speech
-from cslm.speech.audio import AudioSection
+from cslm.speech.audio import AudioSection, Waveform
 from cslm.speech.segment import SegmentSection
+from cslm.speech.tokenizers import KindSection
 
 
 class Config(JobConfig):
@@ -73,7 +74,7 @@ def tokenize(config: Config, job: Job) -> None:
             f"{storage.join(job.output, 'rejects')} says why for each"
         )
     if not described:
-        described = _fit_tokenizer(config, job, folder)
+        described = _make_tokenizer(config, job, folder)
     job.say(
         f"tokenizer {described['kind']} {described['fingerprint']}: {described['codebook_size']:,} units at "
         f"{described['frame_rate_hz']:g} Hz"
@@ -150,7 +151,7 @@ def _job_key(config: Config, source: str, described: dict[str, Any]) -> Any:
 
 
 def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] | None:
-    """What describes the tokenizer of this output, None when it has to be fitted.
+    """What describes the tokenizer of this output, None when it has to be made.
 
     Raises ConfigError when the output holds units of another tokenizer than the one asked for.
     """
@@ -161,12 +162,13 @@ def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] |
     if given and given["kind"] != section.kind:
         raise ConfigError(f"tokenizer.kind: {path} holds a tokenizer of kind {given['kind']}, found {section.kind}")
     if kept is None and given is None:
-        if section.kind not in speech.FITTED:
-            raise ConfigError(f"tokenizer.path: must hold a saved {section.kind} tokenizer, found none at {path}")
+        needed = [name for name in (section.section.needed if section.section else ()) if not _given(section, name)]
+        if needed:
+            raise ConfigError([f"tokenizer.{section.kind}.{name}: required, not given" for name in needed])
         return None
     if kept is None:
         # A damaged one is told here in a sentence, before it is copied, and not by an actor that cannot start.
-        speech.load(section.kind, str(path))
+        speech.verify(str(path))
         speech.copy(str(path), folder)
         return given
     remedy = f"units of two tokenizers never mix: give another output.path, or delete {storage.parent(folder)}"
@@ -175,36 +177,63 @@ def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] |
             f"tokenizer.path: must hold the tokenizer {kept['fingerprint']} that made the units of this output, found "
             f"{given['fingerprint']} at {path}; {remedy}"
         )
-    wanted = {"kind": section.kind, "settings": getattr(section, section.kind).model_dump(mode="json")}
-    found = {name: kept[name] for name in wanted}
-    if not given and wanted != found:
-        raise ConfigError(f"tokenizer: must be the one of this output, {found}, found {wanted}; {remedy}")
+    if not given:
+        _check_made_like(section, kept, remedy)
     return kept
 
 
-def _fit_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
+def _given(section: TokenizerSection, name: str) -> bool:
+    return getattr(section.section, name) is not None
+
+
+def _check_made_like(section: TokenizerSection, kept: dict[str, Any], remedy: str) -> None:
+    """Raise ConfigError when the settings would make another tokenizer than the kept one."""
+    found = {name: kept[name] for name in ("kind", "settings")}
+    of_kind = section.section
+    settings = of_kind.deciding() if of_kind else section.options
+    alike = of_kind.agrees(kept["settings"]) if of_kind else settings == kept["settings"]
+    if section.kind != kept["kind"] or not alike:
+        wanted = {"kind": section.kind, "settings": settings}
+        raise ConfigError(f"tokenizer: must be the one of this output, {found}, found {wanted}; {remedy}")
+    source = of_kind.source if of_kind else None
+    if source and not speech.same_source(kept, storage.absolute(source)):
+        raise ConfigError(
+            f"tokenizer.{section.kind}: must name the weights that the tokenizer of this output was made from, found "
+            f"others at {source}; {remedy}"
+        )
+
+
+def _make_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
     section = config.tokenizer
-    job.say(f"fitting a {section.kind} tokenizer on {section.kmeans.fit_audio_s:,.0f} s of audio")
+    audio_s = section.section.making_audio_s if section.section else 0.0
+    job.say(f"making a {section.kind} tokenizer" + (f" on {audio_s:,.0f} s of audio" if audio_s else ""))
     cluster.connect(config.cluster)
     # Where relative paths hang from is known here, not in the worker.
     folders = [*([storage.absolute(section.path)] if section.path else []), folder]
-    fitted = _fit.remote(config, job.output, folders)
+    # Only networks that listen to the corpus are worth a GPU here.
+    device = tokenize_pipeline.device_of(section) if section.section and section.section.source and audio_s else "cpu"
+    resources = {"num_cpus": section.num_cpus, "num_gpus": section.num_gpus if device == "cuda" else 0}
+    settings = section.section.located() if section.section else section.options
+    made = _make.options(**resources).remote(config, job.output, settings, folders, device)
     # Meanwhile the tracking store is opened, which takes seconds.
     _ = job.run
     with tokenize_pipeline.workers_faults():
-        described: dict[str, Any] = ray.get(fitted)
+        described: dict[str, Any] = ray.get(made)
     return described
 
 
-@ray.remote(num_cpus=1)
-def _fit(config: Config, output: str, folders: Sequence[str]) -> dict[str, Any]:
+@ray.remote
+def _make(
+    config: Config, output: str, settings: KindSection | dict[str, Any], folders: Sequence[str], device: str
+) -> dict[str, Any]:
+    kind = config.tokenizer.kind
+    waveforms: list[Waveform] = []
+    if isinstance(settings, KindSection) and settings.making_audio_s:
+        rate_hz = speech.tokenizer_class(kind).sample_rate_hz
+        seed = getattr(settings, "seed", 0)
+        waveforms = recordings.sample(output, settings.making_audio_s, rate_hz, config.intake, seed)
     tokenize_pipeline.one_thread_a_cpu()
-    section = config.tokenizer
-    settings = getattr(section, section.kind)
-    tokenizer_class = speech.tokenizer_class(section.kind)
-    rate_hz = tokenizer_class.sample_rate_hz
-    waveforms = recordings.sample(output, settings.fit_audio_s, rate_hz, config.intake, settings.seed)
-    tokenizer = tokenizer_class.fit(waveforms, settings)
+    tokenizer = speech.make(kind, settings, waveforms, device)
     for folder in folders:
         tokenizer.save(folder)
     return speech.describe(folders[-1]) or {}

@@ -9,6 +9,7 @@ of a shard is one row that holds its table as bytes, which Ray cannot cut in two
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from cslm.data.ledger import Entry, write_piece
 from cslm.data.units import tokenize_piece
 from cslm.errors import CslmError
 from cslm.speech import tokenizer as speech
-from cslm.speech.tokenizers import KMeansSection
+from cslm.speech.tokenizers import HubertSection, KindSection, KMeansSection, MimiSection, S3Section
 
 # What a worker takes before it holds any audio.
 _PROCESS_BYTES = 300 << 20
@@ -35,9 +36,13 @@ _PROCESS_BYTES = 300 << 20
 class TokenizerSection(Section):
     """Which tokenizer, and what its actors get."""
 
-    kind: str = setting("kmeans", f"one of: {', '.join(speech.KINDS)}")
-    path: str | None = setting(None, "saved tokenizer; where there is none one is fitted on the corpus and saved there")
+    kind: str = setting("kmeans", f"one of: {', '.join(speech.KINDS)}; or your own class as package.module:Class")
+    path: str | None = setting(None, "saved tokenizer; where there is none one is made and saved there")
     kmeans: KMeansSection = group(KMeansSection, "what a k-means tokenizer is fitted with")
+    s3: S3Section = group(S3Section, "which of CosyVoice's S3 tokenizers")
+    hubert: HubertSection = group(HubertSection, "which HuBERT-style network, and how its units are fitted")
+    mimi: MimiSection = group(MimiSection, "which Mimi codec")
+    options: dict[str, Any] = setting({}, "what your own class is made with, as --tokenizer.options.NAME VALUE")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
     num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
     num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
@@ -45,6 +50,11 @@ class TokenizerSection(Section):
     max_actors: int | None = setting(
         None, "actors at most; when not given as many as GPUs, or as half of the CPUs, of the cluster suffice for", ge=1
     )
+
+    @property
+    def section(self) -> KindSection | None:
+        """The settings of the chosen kind, None when it is a user's own class."""
+        return None if speech.is_own(self.kind) else getattr(self, self.kind)
 
 
 class DecodeSection(Section):
@@ -117,7 +127,8 @@ def workers_faults() -> Iterator[None]:
         yield
     except RayTaskError as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, CslmError | OSError):
+        # Ray's error is of the cause's class too, with a traceback for its text.
+        while isinstance(cause, RayTaskError) or not (cause is None or isinstance(cause, CslmError | OSError)):
             cause = cause.cause if isinstance(cause, RayTaskError) else cause.__cause__
         if isinstance(cause, CslmError):
             raise cause from None
@@ -137,8 +148,14 @@ def device_of(section: TokenizerSection) -> str:
 
 
 def one_thread_a_cpu() -> None:
-    """Keep numerical libraries from taking all cores in every worker: Ray tells each its share by this variable."""
-    threadpool_limits(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    """Keep numerical libraries from taking all cores in every worker: Ray tells each its share by this variable.
+
+    It is for those that are loaded; call it again when more are.
+    """
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")))
+    threadpool_limits(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
@@ -165,8 +182,8 @@ class _Tokenize:
     """Pieces of audio -> their units, rejects and counts."""
 
     def __init__(self, kind: str, output: str, device: str) -> None:
-        one_thread_a_cpu()
         self._tokenizer = speech.load(kind, storage.join(output, "tokenizer"), device)
+        one_thread_a_cpu()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in _rows(batch):

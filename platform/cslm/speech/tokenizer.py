@@ -12,25 +12,34 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cslm import storage
 from cslm.errors import ConfigError
+from cslm.speech import windows
+from cslm.speech.tokenizers import own, saved
+from cslm.speech.tokenizers.saved import SETTINGS_FILE as SETTINGS_FILE
+from cslm.speech.tokenizers.saved import copy as copy
+from cslm.speech.tokenizers.saved import describe as describe
+from cslm.speech.tokenizers.saved import same_source as same_source
 
 Codes = NDArray[np.uint16]
-# What marks a folder as a whole tokenizer: kind, fingerprint, sample_rate_hz, frame_rate_hz, codebook_size, settings.
-SETTINGS_FILE = "speech_tokenizer.json"
 _LONGEST_RUN = np.iinfo(np.uint16).max
 
-# One module each, imported only when asked for: some need packages that others do not.
+# One module each, imported only when asked for: some need packages that others do not. Each class has
+# `make(settings, waveforms, device)`, which gives something to `save(path)`, and `load(path)`.
 KINDS: dict[str, str] = {
+    "hubert": "cslm.speech.tokenizers.hubert:HubertTokenizer",
     "kmeans": "cslm.speech.tokenizers.kmeans:KMeansTokenizer",
+    "mimi": "cslm.speech.tokenizers.mimi:MimiTokenizer",
+    "s3": "cslm.speech.tokenizers.s3:S3Tokenizer",
 }
-# Kinds that can be made from the corpus itself: their class has `fit(waveforms, settings)`.
-FITTED = ("kmeans",)
 
 
 @runtime_checkable
 class SpeechTokenizer(Protocol):
-    """Audio -> codes. The same clip gets the same codes alone, in any batch and beside longer neighbours."""
+    """Audio -> codes. The same clip gets the same codes alone, in any batch and beside longer neighbours.
+
+    A tokenizer with a `max_window_s` is given longer audio in windows (see `speech.windows`): its frames then lie
+    `sample_rate_hz / frame_rate_hz` samples apart, a whole number.
+    """
 
     kind: str
     fingerprint: str  # digest of weights and settings: units of two fingerprints must never meet
@@ -105,41 +114,72 @@ def plan_batches(lengths_s: Sequence[float], batch_s: float) -> list[list[int]]:
 
 
 def encode_all(tokenizer: SpeechTokenizer, waveforms: Sequence[NDArray[np.float32]]) -> list[UnitSequence]:
-    """Encode any number of clips in batches that suit the tokenizer's device; results stand in the order given."""
-    lengths_s = [len(waveform) / tokenizer.sample_rate_hz for waveform in waveforms]
-    results: list[UnitSequence | None] = [None] * len(waveforms)
-    for batch in plan_batches(lengths_s, tokenizer.batch_s):
-        for position, codes in zip(batch, tokenizer.encode([waveforms[i] for i in batch]), strict=True):
-            results[position] = merge_repeats(codes)
-    return cast(list[UnitSequence], results)
+    """Encode any number of clips in batches that suit the tokenizer's device; results stand in the order given.
+
+    What is longer than the tokenizer takes is cut into windows, which share batches with all else.
+    """
+    plans = [_windows(tokenizer, len(waveform)) for waveform in waveforms]
+    pieces = [
+        waveform[window.start : window.end] for waveform, plan in zip(waveforms, plans, strict=True) for window in plan
+    ]
+    codes: list[Codes | None] = [None] * len(pieces)
+    for batch in plan_batches([len(piece) / tokenizer.sample_rate_hz for piece in pieces], tokenizer.batch_s):
+        for position, found in zip(batch, tokenizer.encode([pieces[i] for i in batch]), strict=True):
+            codes[position] = found
+    found_codes = iter(cast(list[Codes], codes))
+    return [merge_repeats(windows.stitch(plan, [next(found_codes) for _ in plan])) for plan in plans]
+
+
+def _windows(tokenizer: SpeechTokenizer, num_samples: int) -> list[windows.Window]:
+    rate_hz, longest_s = tokenizer.sample_rate_hz, tokenizer.max_window_s
+    if longest_s is None:
+        return [windows.Window(0, num_samples, 0, None)]
+    hop = round(rate_hz / tokenizer.frame_rate_hz)
+    return windows.plan(num_samples, hop, round(longest_s * rate_hz), round(windows.OVERLAP_S * rate_hz))
+
+
+def is_own(kind: str) -> bool:
+    """Whether a kind is a user's class, named by import path as `package.module:Class`."""
+    module, colon, name = kind.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def check_kind(kind: str) -> None:
     """Raises ConfigError for an unknown kind of tokenizer."""
-    if kind not in KINDS:
-        raise ConfigError(f"tokenizer.kind: must be one of {sorted(KINDS)}, found {kind!r}")
+    if kind not in KINDS and not is_own(kind):
+        raise ConfigError(
+            f"tokenizer.kind: must be one of {sorted(KINDS)} or the import path of a class as package.module:Class, "
+            f"found {kind!r}"
+        )
 
 
 def tokenizer_class(kind: str) -> Any:
-    """The class of a kind of tokenizer. Raises ConfigError for an unknown kind."""
+    """The class of a kind in KINDS. Raises ConfigError for an unknown kind."""
     check_kind(kind)
     module, _, name = KINDS[kind].partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def describe(path: str) -> dict[str, Any] | None:
-    """What a saved tokenizer's SETTINGS_FILE says, None when there is no tokenizer at `path`."""
-    record = storage.join(path, SETTINGS_FILE)
-    return cast(dict[str, Any], storage.read_json(record)) if storage.exists(record) else None
+def make(kind: str, settings: Any, waveforms: Sequence[NDArray[np.float32]], device: str = "cpu") -> Any:
+    """Make a tokenizer of its settings: its section, or the options of a user's class. The result has `save(path)`.
+
+    `waveforms` are clips of the corpus at the class's rate where its settings ask for some (`making_audio_s`).
+    """
+    if is_own(kind):
+        return own.make(kind, settings)
+    return tokenizer_class(kind).make(settings, waveforms, device)
 
 
-def copy(source: str, target: str) -> None:
-    """Copy a saved tokenizer; the file that marks it as whole comes last."""
-    files = [file.removeprefix(source).strip("/") for file in storage.list_files(source)]
-    for file in sorted(files, key=lambda file: file == SETTINGS_FILE):
-        storage.write_bytes(storage.join(target, file), storage.read_bytes(storage.join(source, file)))
+def verify(path: str) -> None:
+    """Raise CheckpointError when a saved tokenizer was damaged or changed; loads neither a network nor own classes."""
+    described = describe(path) or {}
+    if "digests" in described:
+        saved.verify(path)
+    elif not is_own(described["kind"]):
+        tokenizer_class(described["kind"]).load(path)
 
 
 def load(kind: str, path: str, device: str = "cpu") -> SpeechTokenizer:
     """Load a saved tokenizer. Raises ConfigError for an unknown kind, CheckpointError for a folder it cannot use."""
-    return cast(SpeechTokenizer, tokenizer_class(kind).load(path)).to(device)
+    found = own.load(kind, path) if is_own(kind) else tokenizer_class(kind).load(path)
+    return cast(SpeechTokenizer, found.to(device))

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +48,7 @@ class Lengths:
 
     sample_rate_hz = 10
     batch_s = 5.0
+    max_window_s = None
 
     def encode(self, waveforms):
         return [np.full(len(waveform), len(waveform), np.uint16) for waveform in waveforms]
@@ -57,12 +61,27 @@ def test_results_stand_in_the_order_of_the_clips():
 
 
 def test_an_unknown_kind_is_told_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"tokenizer.kind: must be one of \['kmeans'\], found 'wav2vec'"):
-        tokenizer.tokenizer_class("wav2vec")
+    for kind in ("wav2vec", "my-package:Class", "package:", ":Class", "package.module:a.b"):
+        with pytest.raises(
+            ConfigError, match=r"tokenizer.kind: must be one of \['hubert', 'kmeans', 'mimi', 's3'\] or"
+        ):
+            tokenizer.check_kind(kind)
+    tokenizer.check_kind("my_package.my_module:MyTokenizer")
 
 
 def test_every_kind_in_the_table_is_a_speech_tokenizer():
     for kind in tokenizer.KINDS:
         found = tokenizer.tokenizer_class(kind)
         assert found.kind == kind
-        assert all(hasattr(found, name) for name in ("load", "encode", "to", "sample_rate_hz", "max_window_s"))
+        assert all(hasattr(found, name) for name in ("make", "load", "encode", "to", "sample_rate_hz", "max_window_s"))
+
+
+def test_a_driver_knows_and_checks_kinds_without_loading_what_they_are_made_of():
+    script = (
+        "import sys\n"
+        "from cslm.speech import tokenizer\n"
+        "from cslm.speech.tokenizers import HubertSection, MimiSection, S3Section\n"
+        "tokenizer.check_kind('s3')\n"
+        "assert not {'torch', 'transformers', 's3tokenizer', 'sklearn'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": "platform"})

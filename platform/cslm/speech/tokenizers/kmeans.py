@@ -76,6 +76,11 @@ class KMeansTokenizer:
         return cls(settings, fit_centroids(np.concatenate(frames), settings))
 
     @classmethod
+    def make(cls, settings: KMeansSection, waveforms: Sequence[Float32], device: str = "cpu") -> "KMeansTokenizer":
+        """As `fit`; always on the CPU, so that a cluster with GPUs comes to the same units as one without."""
+        return cls.fit(waveforms, settings)
+
+    @classmethod
     def load(cls, path: str) -> "KMeansTokenizer":
         """Read a saved tokenizer. Raises CheckpointError when files are missing or do not belong together."""
         try:
