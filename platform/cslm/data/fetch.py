@@ -247,7 +247,7 @@ def _ahead(results: Iterator[Result], limit: int) -> Generator[Result, None, Non
     changed = threading.Condition()
 
     def has_room() -> bool:
-        return held < limit or closed
+        return not ready or held < limit or closed
 
     def produce() -> None:
         nonlocal held, ended, failure

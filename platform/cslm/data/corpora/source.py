@@ -48,7 +48,7 @@ class Source:
             raise ConfigError(f"corpus.manifest: must be a file or a folder, found nothing at {self.uri}")
         return storage.is_folder(self.uri)
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The folder itself, or the one that holds the file."""
         return self.uri if self.is_folder else storage.parent(self.uri)
