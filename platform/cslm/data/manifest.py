@@ -221,7 +221,10 @@ class _SeenIds:
             repeated[first[found]] = True
         self._runs.append(unique)
         while len(self._runs) > 1 and len(self._runs[-2]) <= len(self._runs[-1]):
-            self._runs[-2:] = [np.unique(np.concatenate(self._runs[-2:]))]
+            merged = np.concatenate(self._runs[-2:])
+            # In place: a million ids sorted into a copy would be felt.
+            merged.sort()
+            self._runs[-2:] = [merged]
         return [bool(flag) for flag in repeated]
 
 

@@ -84,16 +84,20 @@ class Source:
         """
         if not isinstance(path, str) or not path:
             return {"audio": path}
-        base, root = (self.root, self.root) if self.root else (base, self.folder)
+        root = (self.root or self.folder).rstrip("/") + "/"
         if path.startswith("/") or storage.is_uri(path):
             if absolute:
                 return {"audio": path}
-            place = path
+            places = [path]
         else:
-            place = _plain(f"{base}/{path}")
-        if not place.startswith(root.rstrip("/") + "/"):
+            # What leads out of the root is meant from the manifest: `../audio/1.wav`.
+            places = [_plain(f"{folder}/{path}") for folder in (*([self.root] if self.root else []), base)]
+        place = next((place for place in places if place.startswith(root)), None)
+        if place is None:
             where = "corpus.root" if self.root else "the corpus"
-            message = f"audio must lie below {where}, {root}, found {path}; set corpus.root, or give an absolute path"
+            message = (
+                f"audio must lie below {where}, {root[:-1]}, found {path}; set corpus.root, or give an absolute path"
+            )
             return {"audio": path, FAULT: message, REASON: "outside_root"}
         return {"audio": place}
 
