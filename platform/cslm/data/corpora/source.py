@@ -7,6 +7,7 @@ decided in one place, `data.manifest`. A row that cannot be read is a row too, w
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,10 @@ KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
 # Marks beside the columns of a row: why it cannot be taken (a sentence, and the short name of the reason), whether
 # a whole container fell out with it, and what is read in one go with the rows beside it.
 FAULT, REASON, CONTAINER, GROUP = "#fault", "#reason", "#container", "#group"
+
+# A look into each folder is a request, which pays for folders of data sets or languages but not of speakers.
+_MAX_FOLDERS = 500
+_REQUESTS_AT_ONCE = 16
 
 Row = dict[str, Any]
 
@@ -68,6 +73,15 @@ class Source:
             return [], [storage.name(self.uri)]
         folders, files = storage.list_folder(self.uri)
         return folders, [storage.name(file.uri) for file in files]
+
+    def folders_with(self, name: str) -> list[str]:
+        """The folders right in the folder in which something of that name lies; none where they are very many."""
+        places = [storage.join(self.uri, folder) for folder in self.top[0]]
+        if len(places) > _MAX_FOLDERS:
+            return []
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            found = list(pool.map(lambda place: storage.exists(storage.join(place, name)), places))
+        return [place for place, is_there in zip(places, found, strict=True) if is_there]
 
     def ending(self, *suffixes: str) -> list[Entry]:
         """Entries whose names end so, in lower or upper case."""
