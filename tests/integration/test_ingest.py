@@ -19,8 +19,7 @@ from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer
 from cslm.lm.model import ModelSection
 from cslm.tracking import Run
-from tests.data import tables
-from tests.data.object_store import s3_server
+from tests.data import object_store, tables
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ["--languages.source", "en", "--languages.target", "es"]
@@ -189,7 +188,8 @@ def test_a_job_that_was_killed_comes_to_the_same_tables(home):
 def test_an_object_store_holds_corpus_and_tables(home, monkeypatch, capsys):
     source, target = write_pairs(home)
     assert run("--rows_per_file", 10) == 0
-    with s3_server() as bucket:
+    with object_store.running():
+        bucket = f"s3://{object_store.BUCKET}"
         for language, lines in (("en", source), ("es", target)):
             data = gzip.compress("\n".join(lines).encode())
             storage.write_bytes(f"{bucket}/texts/corpus.{language}.gz", data)

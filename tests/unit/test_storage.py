@@ -1,5 +1,8 @@
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -126,6 +129,51 @@ def test_a_reader_never_sees_a_half_written_file(tmp_path: Path, monkeypatch: py
     storage.write_bytes(file, b"new")
     assert seen == [(b"old", [file])]
     assert storage.read_bytes(file) == b"new"
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, lambda uri: storage.read_range(uri, 0, 3)])
+def test_a_disk_that_answers_the_next_time_is_asked_again(
+    read: Callable[[str], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{tmp_path}/file", b"123")
+    monkeypatch.setattr(storage, "_PAUSES_S", (0, 0, 0))
+    failures = [errno.ESTALE, errno.EIO, errno.EIO]
+    opened = Path.open
+
+    def failing(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise OSError(failures.pop(), "transient")
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", failing)
+    assert read(f"{tmp_path}/file") == b"123"
+    failures += [errno.EIO] * 5
+    with pytest.raises(OSError, match="transient"):
+        read(f"{tmp_path}/file")
+    assert len(failures) == 1
+    # Tells that the answer would be the same.
+    failures[:] = [errno.EIO, errno.EACCES]
+    with pytest.raises(PermissionError):
+        read(f"{tmp_path}/file")
+    assert len(failures) == 1
+
+
+def test_parts_of_a_file_end_with_it(tmp_path: Path) -> None:
+    storage.write_bytes(f"{tmp_path}/file", bytes(range(100)))
+    assert storage.read_range(f"{tmp_path}/file", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(f"{tmp_path}/file", 98, 5) == bytes([98, 99])
+    assert storage.read_range(f"{tmp_path}/file", 200, 5) == b""
+
+
+def test_what_lies_right_in_a_folder_is_listed_apart_from_what_lies_deeper(tmp_path: Path) -> None:
+    for name in ("b", "a/c", ".d", "_e/f"):
+        storage.write_bytes(f"{tmp_path}/{name}", b"12")
+    folders, files = storage.list_folder(str(tmp_path))
+    assert (folders, [(file.uri, file.size) for file in files]) == (["a"], [(f"{tmp_path}/b", 2)])
+    assert storage.entry(f"{tmp_path}/b") == files[0]
+    assert storage.entry(f"{tmp_path}/a") is None
+    assert storage.entry(f"{tmp_path}/none") is None
+    assert storage.list_folder(f"{tmp_path}/none") == ([], [])
 
 
 def test_listing_is_recursive_sorted_and_leaves_out_what_is_hidden(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _fetched(addresses: Iterable[str]) -> Iterator[Result]:
 def _in_order(
     pool: ThreadPoolExecutor, read: Callable[[Any], list[Result]], items: Iterable[Any]
 ) -> Iterator[list[Result]]:
-    """Results of `read` in order. As many are under way as fit AHEAD_BYTES by the largest one seen."""
+    """Results of `read` in order. As many are under way as fit half of AHEAD_BYTES by the largest one seen."""
     pending: deque[Future[list[Result]]] = deque()
     largest, at_once = 1, 4
     try:
@@ -87,7 +87,7 @@ def _in_order(
             while len(pending) >= at_once:
                 results = pending.popleft().result()
                 largest = max(largest, sum(len(one.data) for one in results if isinstance(one, Fetched)))
-                at_once = max(1, min(_REQUESTS_AT_ONCE, AHEAD_BYTES // largest))
+                at_once = max(1, min(_REQUESTS_AT_ONCE, AHEAD_BYTES // 2 // largest))
                 yield results
         while pending:
             yield pending.popleft().result()
@@ -247,7 +247,7 @@ def _ahead(results: Iterator[Result], limit: int) -> Generator[Result, None, Non
     changed = threading.Condition()
 
     def has_room() -> bool:
-        return held < limit or closed
+        return not ready or held < limit or closed
 
     def produce() -> None:
         nonlocal held, ended, failure

@@ -1,12 +1,14 @@
 import json
 import os
 
+import pyarrow.parquet as pq
 import pytest
 
 from cslm import storage
 from cslm.data import manifest
 from cslm.data.corpora import CorpusSection
 from cslm.errors import ConfigError
+from tests.data import layouts
 
 
 def row(number, **changes):
@@ -164,3 +166,38 @@ def test_a_making_that_was_cut_short_begins_again(make, tmp_path, monkeypatch):
     monkeypatch.undo()
     made = make(rows)
     assert sum(shard["rows"] for shard in made.shards) == 10
+
+
+def test_progress_is_told_and_a_key_that_is_known_spares_the_listing(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "_CHUNK_ROWS", 4)
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row(n)) + "\n" for n in range(10)))
+    section = CorpusSection(manifest=str(tmp_path / "corpus.jsonl"))
+    key = manifest.source_key(section)
+    told = []
+    made = manifest.prepare(section, str(tmp_path / "out"), key=key, on_rows=told.append)
+    assert told == [4, 8, 10]
+    assert made.key == key
+    monkeypatch.setattr(manifest, "source_key", lambda section: pytest.fail("the key is known"))
+    assert manifest.prepare(section, str(tmp_path / "out"), key=key, on_rows=told.append) == made
+    assert told == [4, 8, 10]
+
+
+def test_a_shard_ends_between_row_groups_and_not_within_one(tmp_path, monkeypatch):
+    table, _ = layouts.audio_table(0, 30)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    section = CorpusSection(manifest=str(tmp_path / "a.parquet"), rows_per_shard=4)
+    made = manifest.prepare(section, str(tmp_path / "out"))
+    assert [shard["rows"] for shard in made.shards] == [10, 10, 10]
+    # Unless one is very large.
+    monkeypatch.setattr(manifest, "_MAX_SHARDS_IN_ONE", 2)
+    made = manifest.prepare(section, str(tmp_path / "other"))
+    assert [shard["rows"] for shard in made.shards] == [8, 8, 4, 8, 2]
+    # Small ones stand together.
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    made = manifest.prepare(section, str(tmp_path / "small"))
+    assert [shard["rows"] for shard in made.shards] == [4] * 7 + [2]
+
+
+def test_tags_and_splits_are_written_in_one_way(make, tmp_path):
+    made = make([row(0, language="zh-cn", split="validation"), row(1, language="ZH-CN", split="dev-clean")])
+    assert [(shard["language"], shard["split"], shard["rows"]) for shard in made.shards] == [("zh-CN", "dev", 2)]

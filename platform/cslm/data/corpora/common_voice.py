@@ -1,7 +1,6 @@
 """Common Voice: tables of clips (`train.tsv`, `dev.tsv`, `test.tsv`, `validated.tsv`) beside `clips/`, by language."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from cslm import storage
 from cslm.data.corpora import text
@@ -13,8 +12,6 @@ _CLIPS = "clips"
 # Held-out clips first, so that a clip that is listed twice stays held out.
 _SPLITS = {"test.tsv": "test", "dev.tsv": "dev", "train.tsv": "train"}
 _VALIDATED = "validated.tsv"
-_MAX_LANGUAGES = 500
-_REQUESTS_AT_ONCE = 16
 
 
 def recognises(source: Source) -> bool:
@@ -80,12 +77,7 @@ def _languages(source: Source) -> list[str]:
     folders, files = source.top
     if _CLIPS in folders and _has_tables(files):
         return [source.uri]
-    if _CLIPS in folders or len(folders) > _MAX_LANGUAGES:
-        return []
-    places = [storage.join(source.uri, name) for name in folders]
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        has_clips = list(pool.map(lambda place: storage.is_folder(storage.join(place, _CLIPS)), places))
-    places = [place for place, has in zip(places, has_clips, strict=True) if has]
+    places = source.folders_with(_CLIPS) if _CLIPS not in folders else []
     return [place for place in places if _has_tables([storage.name(e.uri) for e in storage.list_folder(place)[1]])]
 
 

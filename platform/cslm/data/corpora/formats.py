@@ -82,7 +82,9 @@ class CorpusSection(Section):
     language: str | None = setting(None, "language of rows that name none (BCP-47)")
     split: str = setting("train", "split of rows that name none: train, dev or test", pattern="^(train|dev|test)$")
     columns: dict[str, str] = setting({}, f"columns that are called otherwise: any of {', '.join(COLUMNS)} to its name")
-    root: str | None = setting(None, "folder of relative paths of audio, which they may not leave; else the manifest's")
+    root: str | None = setting(
+        None, "folder that relative paths of audio start from and may not leave; the corpus' own"
+    )
     rows_per_shard: int = setting(256, "utterances in a shard, the unit of work and of resuming", ge=1)
 
     @field_validator("format")

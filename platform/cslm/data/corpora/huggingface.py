@@ -72,6 +72,8 @@ class _Table:
         inner = source.inner(uri)
         self._name = stem(inner)
         self._split = split_in(*inner.split("/"))
+        if self._split is None and suffix(uri) == ".arrow":
+            self._split = _saved_split(storage.parent(uri))
 
     def parquet(self) -> Iterator[Row]:
         """Rows without their recordings, which stay unread unless some of a row group may be missing."""
@@ -105,7 +107,6 @@ class _Table:
 
     def arrow(self) -> Iterator[Row]:
         """Rows with the place of their recordings in the file."""
-        self._split = self._split or _saved_split(storage.parent(self._uri))
         first = 0
         for number, (batch, body) in enumerate(_batches(self._uri)):
             audio = self._found(batch.schema)

@@ -57,12 +57,12 @@ def rows(source: Source) -> Iterator[Row]:
 
 
 def _folders(source: Source) -> list[str]:
-    folders, files = source.top
+    _, files = source.top
     if _SCP in files:
         return [source.folder]
     # The parts that Kaldi cuts a data folder into hold its rows again.
-    names = [name for name in folders if not re.fullmatch(r"split\d+(utt)?", name)]
-    return [folder for name in names if storage.entry(storage.join(folder := f"{source.uri}/{name}", _SCP))]
+    found = source.folders_with(_SCP)
+    return [folder for folder in found if not re.fullmatch(r"split\d+(utt)?", storage.name(folder))]
 
 
 def _recordings(source: Source, folder: str) -> Iterator[Row]:

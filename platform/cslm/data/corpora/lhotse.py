@@ -16,7 +16,8 @@ def recognises(source: Source) -> bool:
     if not found:
         return False
     first = text.first_row(found[0].uri)
-    return "recording" in first or "tracks" in first or ("supervisions" in first and "duration" in first)
+    kinds = {"recording": Mapping, "supervisions": list, "tracks": list}
+    return any(isinstance(first.get(name), kind) for name, kind in kinds.items())
 
 
 def facts(source: Source) -> list[Entry]:

@@ -1,13 +1,13 @@
 """GigaSpeech and WenetSpeech: one large JSON of recordings, `audios`, with the spans of each, `segments`."""
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cslm import storage
 from cslm.data.corpora import json_stream
 from cslm.data.corpora.source import FAULT, REASON, Row, Source, fault, split_in
-from cslm.data.corpora.text import open_text
 from cslm.errors import ConfigError
 from cslm.storage import Entry
 
@@ -17,7 +17,8 @@ _NO_SPEECH = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
 _MARK = re.compile(r"\s*(" + "|".join(_MARKS) + ")")
 _TAG = re.compile(r"<[A-Z_]+>")
 _LANGUAGE = re.compile(r'"language"\s*:\s*"([^"]*)"')
-_HEAD_BYTES = 1 << 20
+# Within it is the first segment of the first recording.
+_HEAD_BYTES = 64 << 10
 _MAX_FILES = 32
 
 
@@ -113,10 +114,10 @@ def _speaker(of: Mapping[str, Any]) -> str | None:
 
 
 def _head(uri: str) -> str:
-    with open_text(uri) as stream:
+    data = storage.read_range(uri, 0, _HEAD_BYTES)
+    if uri.lower().endswith(".gz"):
         try:
-            return stream.read(_HEAD_BYTES).decode("utf-8", errors="replace")
-        except (OSError, EOFError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+            data = zlib.decompressobj(wbits=31).decompress(data, _HEAD_BYTES)
+        except zlib.error:
             return ""
+    return data.decode("utf-8", errors="replace")

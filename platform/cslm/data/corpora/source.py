@@ -7,6 +7,7 @@ decided in one place, `data.manifest`. A row that cannot be read is a row too, w
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,10 @@ KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
 # a whole container fell out with it, and what is read in one go with the rows beside it.
 FAULT, REASON, CONTAINER, GROUP = "#fault", "#reason", "#container", "#group"
 
+# A look into each folder is a request, which pays for folders of data sets or languages but not of speakers.
+_MAX_FOLDERS = 500
+_REQUESTS_AT_ONCE = 16
+
 Row = dict[str, Any]
 
 
@@ -48,7 +53,7 @@ class Source:
             raise ConfigError(f"corpus.manifest: must be a file or a folder, found nothing at {self.uri}")
         return storage.is_folder(self.uri)
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The folder itself, or the one that holds the file."""
         return self.uri if self.is_folder else storage.parent(self.uri)
@@ -69,6 +74,15 @@ class Source:
         folders, files = storage.list_folder(self.uri)
         return folders, [storage.name(file.uri) for file in files]
 
+    def folders_with(self, name: str) -> list[str]:
+        """The folders right in the folder in which something of that name lies; none where they are very many."""
+        places = [storage.join(self.uri, folder) for folder in self.top[0]]
+        if len(places) > _MAX_FOLDERS:
+            return []
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            found = list(pool.map(lambda place: storage.exists(storage.join(place, name)), places))
+        return [place for place, is_there in zip(places, found, strict=True) if is_there]
+
     def ending(self, *suffixes: str) -> list[Entry]:
         """Entries whose names end so, in lower or upper case."""
         return [entry for entry in self.entries if entry.uri.lower().endswith(suffixes)]
@@ -84,16 +98,20 @@ class Source:
         """
         if not isinstance(path, str) or not path:
             return {"audio": path}
-        base, root = (self.root, self.root) if self.root else (base, self.folder)
+        root = (self.root or self.folder).rstrip("/") + "/"
         if path.startswith("/") or storage.is_uri(path):
             if absolute:
                 return {"audio": path}
-            place = path
+            places = [path]
         else:
-            place = _plain(f"{base}/{path}")
-        if not place.startswith(root.rstrip("/") + "/"):
+            # What leads out of the root is meant from the manifest: `../audio/1.wav`.
+            places = [_plain(f"{folder}/{path}") for folder in (*([self.root] if self.root else []), base)]
+        place = next((place for place in places if place.startswith(root)), None)
+        if place is None:
             where = "corpus.root" if self.root else "the corpus"
-            message = f"audio must lie below {where}, {root}, found {path}; set corpus.root, or give an absolute path"
+            message = (
+                f"audio must lie below {where}, {root[:-1]}, found {path}; set corpus.root, or give an absolute path"
+            )
             return {"audio": path, FAULT: message, REASON: "outside_root"}
         return {"audio": place}
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cslm import storage
 from cslm.data import fetch, manifest
 from cslm.data.corpora import FORMATS, CorpusSection, json_stream
 from cslm.errors import AudioError, ConfigError
@@ -289,3 +290,48 @@ def test_rows_that_name_no_language_are_told_at_once(tmp_path):
         prepared(tmp_path / "a.tar", tmp_path / "out")
     rows, _ = prepared(tmp_path / "a.tar", tmp_path / "out", language="en")
     assert rows.keys() == {"a/1", "a/2"}
+
+
+def test_a_storage_that_fails_while_a_table_is_read_is_no_damage_of_the_table(tmp_path, monkeypatch):
+    layouts.huggingface_saved(tmp_path / "saved")
+    entry = storage.entry
+
+    def failing(uri):
+        if uri.endswith("state.json"):
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return entry(uri)
+
+    monkeypatch.setattr(storage, "entry", failing)
+    with pytest.raises(OSError, match="NETWORK"):
+        prepared(tmp_path / "saved/train", tmp_path / "out")
+
+
+def test_a_saved_data_set_says_its_split_beside_it(tmp_path):
+    layouts.huggingface_saved(tmp_path / "saved")
+    rows, _ = prepared(tmp_path / "saved/test", tmp_path / "out")
+    assert {row["split"] for row in rows.values()} == {"test"}
+
+
+def test_a_manifest_with_columns_like_those_of_a_layout_stays_a_manifest(tmp_path):
+    row = {"id": "a", "audio": "a.wav", "language": "en", "recording": "r", "tracks": 2}
+    layouts.write(tmp_path / "c.jsonl", json.dumps(row) + "\n")
+    _, made = prepared(tmp_path / "c.jsonl", tmp_path / "out")
+    assert made.notices[0] == f"read as {FORMATS['manifest'].name}; corpus.format manifest says so"
+
+
+def test_json_of_segments_may_be_packed(tmp_path):
+    expected = layouts.gigaspeech(tmp_path / "c")
+    plain = tmp_path / "c/GigaSpeech.json"
+    layouts.write(tmp_path / "c/GigaSpeech.json.gz", gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    check(prepared(tmp_path / "c", tmp_path / "out")[0], expected)
+
+
+def test_folders_of_very_many_speakers_are_not_looked_into(tmp_path, monkeypatch):
+    for n in range(501):
+        layouts.write(tmp_path / f"c/s{n}/1.wav", b"x")
+    looked, exists = [], storage.exists
+    monkeypatch.setattr(storage, "exists", lambda uri: looked.append(uri) or exists(uri))
+    rows, _ = prepared(tmp_path / "c", tmp_path / "out", language="en")
+    assert len(rows) == 501
+    assert len(looked) < 10

@@ -79,9 +79,13 @@ def test_paths_are_made_plain_and_stay_below_the_manifest_or_the_root_that_is_gi
     assert [row.get("#reason") for row in rows] == [None, "outside_root", "outside_root", None, None]
     assert rows[0]["audio"] == f"{tmp_path}/lists/a.wav"
     assert rows[3]["audio"] == "/etc/a.wav"
+    # From a root that is given, which a path that begins upwards is not meant from.
     rows, _ = read(tmp_path / "lists/corpus.jsonl", root=str(tmp_path / "audio"))
     assert [row["audio"] for row in rows][:2] == [f"{tmp_path}/audio/a.wav"] * 2
     assert rows[2]["#reason"] == "outside_root"
+    rows, _ = read(tmp_path / "lists/corpus.jsonl", root=str(tmp_path))
+    found = [f"{tmp_path}/a.wav", f"{tmp_path}/audio/a.wav", f"{tmp_path}/a.wav#bytes=0-9"]
+    assert [row["audio"] for row in rows][:3] == found
 
 
 def test_columns_that_are_called_otherwise_are_named_in_the_settings(tmp_path):
