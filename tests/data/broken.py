@@ -109,7 +109,7 @@ def kinds() -> dict[str, Broken]:
         "span that ends first": Broken(good, "bad_span", "end_s=1.0", {"start_s": 2.0, "end_s": 1.0}),
         "span of nothing": Broken(good, "bad_span", "found start_s=nan", {"start_s": float("nan"), "end_s": 1.0}),
         "too long": Broken(_long(), "too_long", "found 700.0 s", {"text": "a transcript of it all " * 100}),
-        "text too long": Broken(good, "characters_per_second", "filters.min_ and max", {"text": "word " * 100}),
+        "text too long": Broken(good, "characters_per_second", "filters.max_speaking_rate", {"text": "word " * 100}),
         "text too short": Broken(_wav(rate_hz=4_000), "characters_per_second", "'a' in 12.00 s", {"text": "a"}),
     }
 

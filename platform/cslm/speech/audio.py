@@ -29,7 +29,7 @@ _RATES_HZ = (4_000, 768_000)
 _UNKNOWN_FRAMES = 1 << 60
 _MAX_CHANNELS = 1024  # of libsndfile
 _BLOCK_VALUES = 1 << 22
-# mpg123 decodes some frames wrongly after a short seek backward, as frames lean on bits of those before (the reservoir).
+# mpg123 decodes some frames wrongly after a short seek backward, as frames lean on bits of those before.
 _MP3_PREROLL = 10 * 1152
 # The greatest value a sample can have, somewhat rounded down; 8-bit kinds do not come nearer to 1.
 _FULL_SCALE = {"PCM_S8": 0.99, "PCM_U8": 0.99, "ULAW": 0.98, "ALAW": 0.98}
