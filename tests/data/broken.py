@@ -95,7 +95,7 @@ def kinds() -> dict[str, Broken]:
         "no channels": Broken(_wav(channels=0), "bad_header", "found 0 channels"),
         "65535 channels": Broken(_wav(channels=65535), "bad_header", "found 65,535 channels"),
         "unknown codec": Broken(_wav(tag=0x1234), "unsupported_codec", "format tag 0x1234"),
-        "flac that claims 49 days": Broken(_flac_that_claims(2**36 - 1), "corrupt", "found damage"),
+        "flac that claims 49 days": Broken(_flac_that_claims(2**36 - 1), "truncated", "3.000 s of 4294967.296 s"),
         "not a number": Broken(float_of(nan), "not_finite", "NaN or infinity"),
         "infinity": Broken(float_of(np.full(16_000, np.inf)), "not_finite", "NaN or infinity"),
         "silence": Broken(float_of(np.zeros(16_000)), "silent", "found zeros only"),
@@ -109,7 +109,7 @@ def kinds() -> dict[str, Broken]:
         "span that ends first": Broken(good, "bad_span", "end_s=1.0", {"start_s": 2.0, "end_s": 1.0}),
         "span of nothing": Broken(good, "bad_span", "found start_s=nan", {"start_s": float("nan"), "end_s": 1.0}),
         "too long": Broken(_long(), "too_long", "found 700.0 s", {"text": "a transcript of it all " * 100}),
-        "text too long": Broken(good, "characters_per_second", "filters.min_ and max", {"text": "word " * 100}),
+        "text too long": Broken(good, "characters_per_second", "filters.max_speaking_rate", {"text": "word " * 100}),
         "text too short": Broken(_wav(rate_hz=4_000), "characters_per_second", "'a' in 12.00 s", {"text": "a"}),
     }
 

@@ -32,10 +32,10 @@ class FiltersSection(Section):
     max_clipped: float | None = setting(
         0.1, "largest share of samples that may stand at full scale", unit="fraction", ge=0, le=1
     )
-    min_characters_per_s: float | None = setting(
+    min_speaking_rate: float | None = setting(
         0.3, "less transcript for the length of the audio is a wrong pair", unit="characters/s", ge=0
     )
-    max_characters_per_s: float | None = setting(
+    max_speaking_rate: float | None = setting(
         50.0, "more transcript likewise; a Chinese character counts as three, a digit too", unit="characters/s", gt=0
     )
     require_text: bool = setting(False, "reject rows without a transcript that has a letter or digit")
@@ -43,9 +43,9 @@ class FiltersSection(Section):
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:
-        low, high = self.min_characters_per_s, self.max_characters_per_s
+        low, high = self.min_speaking_rate, self.max_speaking_rate
         if low is not None and high is not None and low >= high:
-            raise ValueError(f"min_characters_per_s must be less than max_characters_per_s ({high:g}), found {low:g}")
+            raise ValueError(f"min_speaking_rate must be less than max_speaking_rate ({high:g}), found {low:g}")
         return self
 
 
@@ -106,13 +106,14 @@ def spoken_characters(text: str) -> float:
 
 
 def _rate_fault(text: str, audio_s: float, section: FiltersSection) -> Fault | None:
-    low, high = section.min_characters_per_s, section.max_characters_per_s
+    low, high = section.min_speaking_rate, section.max_speaking_rate
     if low is None and high is None:
         return None
     rate = spoken_characters(text) / audio_s
     if (low is None or rate >= low) and (high is None or rate <= high):
         return None
-    needed = f"{low or 0:g} to {high or float('inf'):g} characters a second (filters.min_ and max_characters_per_s)"
+    limits = f"{low or 0:g} to {high or float('inf'):g}"
+    needed = f"{limits} characters a second (filters.min_speaking_rate, filters.max_speaking_rate)"
     found = f"{rate:.2f} ({text[:40]!r} in {audio_s:.2f} s)"
     remedy = "mend the transcript or the span, or widen the limits"
     return Fault("characters_per_second", f"a transcript must have {needed}, found {found}; {remedy}")

@@ -109,9 +109,9 @@ def is_cut(data: bytes) -> bool:
         return header.missing_bytes > _SLACK_S * header.bytes_a_second
     if len(data) < 12:
         return False
-    size = struct.unpack_from(">I", data, 4 if data[:4] == b"FORM" else 8)[0]
-    promised = {b"FORM": 8 + size, b".snd": struct.unpack_from(">I", data, 4)[0] + size}.get(data[:4], 0)
-    return bool(size < _STREAMED_BYTES and promised - len(data) > _SLACK_BYTES)
+    size: int = struct.unpack_from(">I", data, 4 if data[:4] == b"FORM" else 8)[0]
+    promised: int = {b"FORM": 8 + size, b".snd": struct.unpack_from(">I", data, 4)[0] + size}.get(data[:4], 0)
+    return size < _STREAMED_BYTES and promised - len(data) > _SLACK_BYTES
 
 
 def _ends_inside_page(data: bytes) -> bool:

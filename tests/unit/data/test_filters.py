@@ -8,7 +8,7 @@ from cslm.speech.audio import Clip
 from tests.data.sounds import tone, waveform
 
 ALL_OFF = FiltersSection(
-    min_level_dbfs=None, max_clipped=None, min_characters_per_s=None, max_characters_per_s=None, duplicate_audio=False
+    min_level_dbfs=None, max_clipped=None, min_speaking_rate=None, max_speaking_rate=None, duplicate_audio=False
 )
 
 
@@ -66,9 +66,9 @@ def test_a_transcript_that_cannot_be_of_this_audio_is_told(text, seconds):
 
 def test_the_rate_is_asked_only_of_rows_with_a_transcript_and_can_be_open_at_either_end():
     assert reason(waveform(1, 30.0)) is None
-    assert reason(waveform(1, 30.0), "a", min_characters_per_s=None) is None
-    assert reason(waveform(1, 0.5), "word " * 50, max_characters_per_s=None) is None
-    assert reason(waveform(1, 0.5), "word " * 50, min_characters_per_s=None) == "characters_per_second"
+    assert reason(waveform(1, 30.0), "a", min_speaking_rate=None) is None
+    assert reason(waveform(1, 0.5), "word " * 50, max_speaking_rate=None) is None
+    assert reason(waveform(1, 0.5), "word " * 50, min_speaking_rate=None) == "characters_per_second"
 
 
 def test_characters_are_counted_as_an_alphabet_would_write_them():
@@ -91,5 +91,5 @@ def test_a_transcript_is_required_only_where_it_is_asked_for():
 
 
 def test_limits_in_the_wrong_order_are_told():
-    with pytest.raises(ConfigError, match="min_characters_per_s must be less"):
-        parse(FiltersSection, ["--min_characters_per_s", "60"], prog="x", description="")
+    with pytest.raises(ConfigError, match="min_speaking_rate must be less"):
+        parse(FiltersSection, ["--min_speaking_rate", "60"], prog="x", description="")
