@@ -83,7 +83,8 @@ def run(
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What fails is told by `workers_faults`; Ray would print its own traceback before.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # A piece goes on as soon as it is there: without this Ray would gather pieces up to its target of 128 MB.
     context.target_max_block_size = 1 << 20
     on_gpu = device_of(tokenizer) == "cuda"
@@ -126,10 +127,7 @@ def workers_faults() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        cause: BaseException | None = error
-        # Ray's error is of the cause's class too, with a traceback for its text.
-        while isinstance(cause, RayTaskError) or not (cause is None or isinstance(cause, CslmError | OSError)):
-            cause = cause.cause if isinstance(cause, RayTaskError) else cause.__cause__
+        cause = _root_cause(error)
         if isinstance(cause, CslmError):
             raise cause from None
         if isinstance(cause, OSError):
@@ -138,6 +136,17 @@ def workers_faults() -> Iterator[None]:
                 "it: the same command goes on from what is done"
             ) from error
         raise
+
+
+def _root_cause(error: BaseException) -> BaseException | None:
+    """The innermost error of ours or of the storage; Ray wraps it in errors that are of its class too."""
+    found: BaseException | None = None
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, CslmError | OSError) and not isinstance(at, RayTaskError):
+            found = at
+        at = at.cause if isinstance(at, RayTaskError) else at.__cause__
+    return found
 
 
 def device_of(section: TokenizerSection) -> str:

@@ -29,9 +29,14 @@ _FAINT = 0.01
 
 def audio_digest(samples: Waveform) -> str:
     """32 hex digits of samples (T,), rounded to 16 bits so that the container they came in makes no difference."""
-    faint = float(np.abs(samples).max(initial=0)) < _FAINT
-    rounded = samples if faint else np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")
-    return hashlib.blake2b(rounded.tobytes(), digest_size=16).hexdigest()
+    lowest, highest = float(samples.min(initial=0)), float(samples.max(initial=0))
+    if max(highest, -lowest) < _FAINT:
+        return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
+    rounded = samples * np.float32(32768)
+    np.rint(rounded, out=rounded)
+    if highest > 0.9999 or lowest < -1:
+        np.clip(rounded, -32768, 32767, out=rounded)
+    return hashlib.sha256(rounded.astype("<i2").data).hexdigest()[:32]
 
 
 def remove(output: str, shards: Sequence[Entry], codebook_size: int, *, enabled: bool = True) -> dict[str, Entry]:
