@@ -155,7 +155,8 @@ def named(error: OSError, uri: str) -> OSError:
     """The same error with the file that it is about in its text."""
     if error.errno is None:
         return OSError(f"{uri}: {error}")
-    return OSError(error.errno, error.strerror or str(error), uri)
+    # In the text and not as its file name: that is lost when the error crosses from one process to another.
+    return OSError(error.errno, f"{error.strerror or error}: {uri}")
 
 
 def _retried(read: Callable[[], T]) -> T:

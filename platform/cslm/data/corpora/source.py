@@ -16,7 +16,10 @@ from cslm import storage
 from cslm.errors import ConfigError
 from cslm.storage import Entry
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aiff", ".aif", ".au")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64"),
+    *(".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma"),  # by PyAV
+)
 COLUMNS = ("id", "audio", "text", "language", "speaker", "start_s", "end_s", "split")
 # What corpora call the columns that need no setting to be found.
 KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
