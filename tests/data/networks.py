@@ -86,7 +86,7 @@ def s3_state(variant: str, num_layers: int | None = None) -> dict[str, Tensor]:
                 tensor.normal_(0, 0.02)
         if "v1" in variant:
             # The package's tables compare directions; random ones around the network's own would be nearer.
-            hidden_BFD, _ = network.encoder(torch.randn(8, 128, 1400), torch.full((8,), 1400))
+            hidden_BFD, _ = network.encoder(torch.randn(2, 128, 700), torch.full((2,), 700))
             rows_ND = nn.functional.normalize(hidden_BFD.reshape(-1, S3_WIDTH), dim=-1)
             drawn = torch.randint(0, len(rows_ND), (4096,))
             network.quantizer._codebook.embed.copy_(rows_ND[drawn] + 0.001 * torch.randn(4096, S3_WIDTH))
