@@ -189,7 +189,7 @@ def test_an_object_store_holds_corpus_and_tables(home, monkeypatch, capsys):
     source, target = write_pairs(home)
     assert run("--rows_per_file", 10) == 0
     with object_store.running():
-        bucket = f"s3://{object_store.BUCKET}"
+        bucket = f"s3://{object_store.BUCKET}/ingest"
         for language, lines in (("en", source), ("es", target)):
             data = gzip.compress("\n".join(lines).encode())
             storage.write_bytes(f"{bucket}/texts/corpus.{language}.gz", data)

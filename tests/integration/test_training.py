@@ -104,6 +104,7 @@ def test_a_finished_job_says_so_and_does_nothing(base, capsys):
     assert (base / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three starts of Ray, one after the other
 def test_killed_with_all_its_workers_it_goes_on_and_ends_the_same(base, home):
     """kill -9 of the job and its whole Ray after a checkpoint; the next run must end with the same weights."""

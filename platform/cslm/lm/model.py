@@ -152,9 +152,12 @@ def _place_units(model: "PreTrainedModel", layout: Vocabulary, codebook_KD: npt.
     if codebook_KD is None:
         return
     embedding_VH = model.get_input_embeddings().weight
-    text_TH = embedding_VH[: layout.num_text].float()
-    centred_KD = torch.from_numpy(codebook_KD) - torch.from_numpy(codebook_KD).mean(0)
-    turn_DH = torch.nn.init.orthogonal_(torch.empty(centred_KD.shape[1], text_TH.shape[1]))
+    # In double precision, so that what sums differ by from one number of threads to another is rounded away: the same
+    # seed gives the same model on any machine.
+    text_TH = embedding_VH[: layout.num_text].double()
+    codes_KD = torch.from_numpy(codebook_KD).double()
+    centred_KD = codes_KD - codes_KD.mean(0)
+    turn_DH = torch.nn.init.orthogonal_(torch.empty(centred_KD.shape[1], text_TH.shape[1], dtype=torch.float64))
     turned_KH = centred_KD @ turn_DH
     placed_KH = text_TH.mean(0) + turned_KH * (text_TH.std() / turned_KH.std())
     embedding_VH[layout.num_text : layout.num_text + layout.num_units] = placed_KH.to(embedding_VH.dtype)

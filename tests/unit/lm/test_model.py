@@ -46,6 +46,17 @@ def test_units_that_sound_alike_begin_with_embeddings_that_are_alike(tmp_path):
     assert torch.equal(embedding, again)
 
 
+def test_the_same_seed_gives_the_same_model_whatever_the_number_of_threads(tmp_path):
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            found.append(prepare(tmp_path / str(count), shape="mini")[1])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
 def test_so_do_units_that_a_given_model_learns_to_hear(tmp_path):
     """A user's folder has text embeddings of its own mean and spread; units are placed among them."""
     tokenizer = text_tokenizer.train(TEXTS, vocab_size=320)
