@@ -145,7 +145,9 @@ def test_the_tracking_run_holds_metrics_settings_and_a_picture(undisturbed, trac
     assert recorded.data.metrics["throughput/audio_s_per_s"] > 0
     assert recorded.data.params["corpus.rows_per_shard"] == "5"
     assert recorded.inputs.dataset_inputs[0].dataset.name == "utterances"
-    assert {"corpus.png", "config.yaml", "summary.json"} <= {one.path for one in client.list_artifacts(run_id)}
+    assert {"corpus.png", "samples.png", "config.yaml", "summary.json"} <= {
+        one.path for one in client.list_artifacts(run_id)
+    }
 
 
 def test_the_same_command_again_does_nothing_and_needs_no_ray(undisturbed, recordings, home, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from cslm import cluster, contracts, storage
-from cslm.apps import tokenize_pipeline, tokenize_report
+from cslm.apps import tokenize_pictures, tokenize_pipeline, tokenize_report
 from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.apps.tokenize_preview import PricesSection, preview
@@ -63,7 +63,7 @@ def tokenize(config: Config, job: Job) -> None:
     again = config.retry_rejected or config.dry_run
     if described and not again and job.finished(_job_key(config, source, described)):
         return
-    corpus = manifest.prepare(config.corpus, job.output, key=source)
+    corpus = manifest.prepare(config.corpus, job.output, key=source, on_rows=tokenize_report.RowCounter(job))
     rejected = sum(corpus.rejected.values())
     job.say(f"{corpus.num_rows:,} rows in {len(corpus.shards):,} shards, {rejected:,} rejected by the manifest")
     for notice in corpus.notices:
@@ -128,7 +128,10 @@ def _close(
     summary = tokenize_report.summarise(corpus, entries, described)
     tokenize_report.show(job, summary)
     job.run.log_metrics(tokenize_report.metrics(summary))
-    job.run.log_figure(tokenize_report.figure(entries, described), "corpus.png")
+    job.run.log_figure(tokenize_pictures.corpus(summary, entries, described), "corpus.png")
+    samples = tokenize_pictures.samples(job.output, described, config.intake)
+    if samples is not None:
+        job.run.log_figure(samples, "samples.png")
     rejected = summary["rows"]["rejected"] / max(summary["rows"]["manifest"], 1)
     if rejected > config.max_reject_fraction:
         storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})

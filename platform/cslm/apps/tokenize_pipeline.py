@@ -46,9 +46,15 @@ class TokenizerSection(Section):
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
     num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
     num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
-    min_actors: int = setting(1, "actors at the start", ge=1)
+    min_actors: int = setting(1, "actors at least, however little there is to do", ge=1)
+    initial_actors: int | None = setting(
+        None, "actors asked for at the start; min_actors when not given. More are added as pieces wait", ge=1
+    )
     max_actors: int | None = setting(
-        None, "actors at most; when not given as many as GPUs, or as half of the CPUs, of the cluster suffice for", ge=1
+        None,
+        "actors at most; when not given as many as the GPUs, or half of the CPUs, suffice for, counting all nodes that "
+        "the cluster's autoscaler may start",
+        ge=1,
     )
 
     @property
@@ -108,7 +114,7 @@ def run(
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_args=(described["kind"], output, "cuda" if on_gpu else "cpu"),
-        compute=ray.data.ActorPoolStrategy(min_size=min(tokenizer.min_actors, num_actors), max_size=num_actors),
+        compute=_pool(tokenizer, num_actors),
         num_cpus=tokenizer.num_cpus,
         num_gpus=tokenizer.num_gpus if on_gpu else 0,
     )
@@ -172,10 +178,17 @@ def one_thread_a_cpu() -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def _pool(section: TokenizerSection, num_actors: int) -> ray.data.ActorPoolStrategy:
+    """At least one actor is asked for at once, so that a cluster without a free node starts one for it."""
+    least = min(section.min_actors, num_actors)
+    first = min(max(section.initial_actors or least, least), num_actors)
+    return ray.data.ActorPoolStrategy(min_size=least, initial_size=first, max_size=num_actors)
+
+
 def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
     if section.max_actors is not None:
         return section.max_actors
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources = cluster.largest_resources()
     if on_gpu:
         return max(1, int(resources.get("GPU", 0) / section.num_gpus))
     return max(1, int(resources["CPU"] / section.num_cpus / 2))

@@ -2,20 +2,30 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from cslm.apps.job import Job
-from cslm.data.counts import DURATION_EDGES_S
 from cslm.data.ledger import Entry, add_counts
 from cslm.data.manifest import Manifest
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _METRICS_EVERY_S = 10.0
+
+
+class RowCounter:
+    """Rows of the manifest as they are read, told every ten seconds: a corpus of millions takes a while."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._started_s = self._told_s = time.monotonic()
+
+    def __call__(self, num_rows: int) -> None:
+        """`num_rows` have been read so far."""
+        now = time.monotonic()
+        if now - self._told_s >= _METRICS_EVERY_S:
+            self._told_s = now
+            self._job.say(f"manifest: {num_rows:,} rows, {num_rows / (now - self._started_s):,.0f}/s")
 
 
 class Meter:
@@ -135,37 +145,6 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
         flat[f"data/units/{language}"] = sum(place["units"] for place in places.values())
         flat[f"data/utterances/{language}"] = sum(place["utterances"] for place in places.values())
     return flat
-
-
-def figure(entries: Sequence[Entry], tokenizer: dict[str, Any]) -> "Figure":
-    """Durations, units a second by language, and how evenly the codebook is used."""
-    from matplotlib.figure import Figure
-
-    by_language: dict[str, Entry] = {}
-    names = ("audio_s", "units", "duration_counts", "unit_counts")
-    for entry in entries:
-        counts = {name: entry[name] for name in names}
-        by_language[entry["language"]] = add_counts(by_language.get(entry["language"], {}), counts)
-    picture = Figure(figsize=(13, 3.6), layout="constrained")
-    durations, rates, usage = picture.subplots(1, 3)
-    labels = [f"<{edge:g}" for edge in DURATION_EDGES_S] + [f">{DURATION_EDGES_S[-1]:g}"]
-    bottom = np.zeros(len(labels))
-    for language, counts in sorted(by_language.items()):
-        durations.bar(labels, counts["duration_counts"], bottom=bottom, label=language)
-        bottom += counts["duration_counts"]
-        used = np.sort(np.array(counts["unit_counts"], float))[::-1]
-        share = used / max(used.sum(), 1)
-        perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
-        usage.plot(share, label=f"{language}: perplexity {perplexity:.0f}")
-    durations.set(title="durations", xlabel="s", ylabel="utterances")
-    durations.tick_params(axis="x", rotation=60)
-    languages = sorted(by_language)
-    rates.bar(languages, [by_language[one]["units"] / max(by_language[one]["audio_s"], 1e-9) for one in languages])
-    rates.set(title="units a second", ylim=(0, tokenizer["frame_rate_hz"]))
-    usage.set(title=f"codebook of {tokenizer['codebook_size']}", xlabel="unit by rank", ylabel="share", yscale="log")
-    for axes in (durations, usage):
-        axes.legend(fontsize=7)
-    return picture
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -195,7 +195,7 @@ def test_a_failure_comes_after_what_was_read_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "read_bytes", failing)
     with closing(fetch.fetch_all("0123456789")) as results:
         assert [next(results).data for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
-        with pytest.raises(ConnectionResetError, match=": 5$"):
+        with pytest.raises(ConnectionResetError, match=r": 5$"):
             next(results)
 
 
