@@ -68,7 +68,7 @@ def largest_resources() -> dict[str, float]:
     from ray._private.state import state  # the one place where the autoscaler's limits can be asked for
 
     now: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    most = state.get_max_resources_from_cluster_config() or {}  # type: ignore[no-untyped-call]
+    most = state.get_max_resources_from_cluster_config() or {}
     return {name: max(now.get(name, 0), most.get(name, 0)) for name in now | most}
 
 
