@@ -151,3 +151,18 @@ def s3_onnx(path: Path, variant: str, state: Mapping[str, Tensor]) -> Path:
     path.write_bytes(helper.make_model(graph).SerializeToString())
     assert isinstance(onnx.load(path), onnx.ModelProto)
     return path
+
+
+def assert_units_do_not_depend_on_the_batch(tokenizer: Any, clips: list[np.ndarray[Any, Any]], order: Any) -> None:
+    """Each clip alone against all of them in one call, in another order."""
+    alone = [tokenizer.to("cpu").encode([clip])[0] for clip in clips]
+    places = list(range(len(clips)))
+    order.shuffle(places)
+    together = tokenizer.encode([clips[place] for place in places])
+    assert all(np.array_equal(codes, alone[place]) for place, codes in zip(places, together, strict=True))
+    # Under this name a CPU takes the way of all devices: one padded batch. Its sums are taken in another order, so what
+    # lies on the border of two codes may fall to either side; a fault in masking moves far more.
+    padded = tokenizer.to("cpu:0").encode([clips[place] for place in places])
+    assert [len(codes) for codes in padded] == [len(alone[place]) for place in places]
+    moved = sum(int((codes != alone[place]).sum()) for place, codes in zip(places, padded, strict=True))
+    assert moved <= 1 + sum(map(len, padded)) // 100

@@ -53,13 +53,7 @@ def test_codes_are_the_semantic_ones_of_the_model(folder, tokenizer):
 @given(st.lists(st.integers(100, 60_000), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_units_do_not_depend_on_the_batch(tokenizer, lengths, order):
     clips = [waveform(length, 4, 24_000)[:length] for length in lengths]
-    alone = [tokenizer.to("cpu").encode([clip])[0] for clip in clips]
-    places = list(range(len(clips)))
-    order.shuffle(places)
-    for device in ("cpu", "cpu:0"):  # under the second name a CPU takes the way of all devices: one padded batch
-        together = tokenizer.to(device).encode([clips[place] for place in places])
-        for place, codes in zip(places, together, strict=True):
-            assert np.array_equal(codes, alone[place])
+    networks.assert_units_do_not_depend_on_the_batch(tokenizer, clips, order)
 
 
 @pytest.mark.parametrize("piece_s", [0.16, 1.04, 3.0])

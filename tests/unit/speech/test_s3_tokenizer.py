@@ -94,13 +94,7 @@ def test_codes_are_those_of_the_package(variant, tokenizers, states):
 def test_units_do_not_depend_on_the_batch(tokenizers, variant, lengths, order):
     tokenizer = tokenizers[variant]
     clips = [waveform(length, 3)[:length] for length in lengths]
-    alone = [tokenizer.to("cpu").encode([clip])[0] for clip in clips]
-    places = list(range(len(clips)))
-    order.shuffle(places)
-    for device in ("cpu", "cpu:0"):  # under the second name a CPU takes the way of all devices: one padded batch
-        together = tokenizer.to(device).encode([clips[place] for place in places])
-        for place, codes in zip(places, together, strict=True):
-            assert np.array_equal(codes, alone[place])
+    networks.assert_units_do_not_depend_on_the_batch(tokenizer, clips, order)
 
 
 def test_what_the_encoder_gives_does_not_depend_on_padding(tokenizer):
