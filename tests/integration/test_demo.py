@@ -48,7 +48,7 @@ def stop_at(output: Path, told: str, how: signal.Signals) -> tuple[int, str]:
 @pytest.mark.slow
 def test_a_demo_that_is_killed_again_and_again_is_finished_by_the_same_command(tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    assert stop_at(output, "fitting a kmeans", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert stop_at(output, "making a kmeans", signal.SIGKILL)[0] == -signal.SIGKILL
     code, said = stop_at(output, "step 10/20", signal.SIGTERM)
     assert code == 130
     assert "the same command goes on from here" in said
