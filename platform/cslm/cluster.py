@@ -56,20 +56,9 @@ def connect(section: ClusterSection) -> None:
 
 
 def has_gpus() -> bool:
-    """Whether any node of the cluster has a GPU, or its autoscaler may start one that has."""
-    return largest_resources().get("GPU", 0) > 0
-
-
-def largest_resources() -> dict[str, float]:
-    """Resources of the cluster (CPU, GPU ...) when its autoscaler has started all nodes that it may.
-
-    Without an autoscaler, or where it does not tell its limits, those of the nodes that are there.
-    """
-    from ray._private.state import state  # the one place where the autoscaler's limits can be asked for
-
-    now: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    most = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0), most.get(name, 0)) for name in now | most}
+    """Whether any node of the cluster has a GPU now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0) > 0
 
 
 def _quiet_ray_data() -> None:

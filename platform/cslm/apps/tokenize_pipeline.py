@@ -52,8 +52,8 @@ class TokenizerSection(Section):
     )
     max_actors: int | None = setting(
         None,
-        "actors at most; when not given as many as the GPUs, or half of the CPUs, suffice for, counting all nodes that "
-        "the cluster's autoscaler may start",
+        "actors at most; when not given as many as the GPUs, or half of the CPUs, of the nodes that are there suffice "
+        "for. Give it where an autoscaler starts nodes: Ray does not tell how many it may start",
         ge=1,
     )
 
@@ -102,16 +102,17 @@ def run(
     # piece, of the copies that are handed on, and of the process itself.
     piece_bytes = decode.piece_s * described["sample_rate_hz"] * 4
     resources = {"num_cpus": decode.num_cpus, "memory": 3 * piece_bytes + _PROCESS_BYTES}
+    # One row a batch, as each is a piece; Ray refuses to give GPUs to a step that leaves the size to it.
     dataset = ray.data.range(len(pending), override_num_blocks=len(pending)).map_batches(
         decode_step,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         **(resources if apart else {"num_cpus": tokenizer.num_cpus, "num_gpus": tokenizer.num_gpus if on_gpu else 0}),
         fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], intake, decode.piece_s),
     )
     dataset = dataset.map_batches(
         _Tokenize if apart else _TokenizeAndWrite,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         fn_constructor_args=(described["kind"], output, "cuda" if on_gpu else "cpu"),
         compute=_pool(tokenizer, num_actors),
@@ -188,7 +189,7 @@ def _pool(section: TokenizerSection, num_actors: int) -> ray.data.ActorPoolStrat
 def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
     if section.max_actors is not None:
         return section.max_actors
-    resources = cluster.largest_resources()
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if on_gpu:
         return max(1, int(resources.get("GPU", 0) / section.num_gpus))
     return max(1, int(resources["CPU"] / section.num_cpus / 2))
