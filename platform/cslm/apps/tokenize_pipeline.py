@@ -102,17 +102,19 @@ def run(
     # piece, of the copies that are handed on, and of the process itself.
     piece_bytes = decode.piece_s * described["sample_rate_hz"] * 4
     resources = {"num_cpus": decode.num_cpus, "memory": 3 * piece_bytes + _PROCESS_BYTES}
-    # One row a batch, as each is a piece; Ray refuses to give GPUs to a step that leaves the size to it.
+    # Ray refuses GPUs to a step that leaves the batch size to it, and a step with a size is not fused to the one
+    # before and so needs a CPU more, which a small cluster may not have. A row is a piece: one a batch is as good.
+    decode_batch, tokenize_batch = (1 if on_gpu and not apart else None), (1 if on_gpu else None)
     dataset = ray.data.range(len(pending), override_num_blocks=len(pending)).map_batches(
         decode_step,
-        batch_size=1,
+        batch_size=decode_batch,
         batch_format="pyarrow",
         **(resources if apart else {"num_cpus": tokenizer.num_cpus, "num_gpus": tokenizer.num_gpus if on_gpu else 0}),
         fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], intake, decode.piece_s),
     )
     dataset = dataset.map_batches(
         _Tokenize if apart else _TokenizeAndWrite,
-        batch_size=1,
+        batch_size=tokenize_batch,
         batch_format="pyarrow",
         fn_constructor_args=(described["kind"], output, "cuda" if on_gpu else "cpu"),
         compute=_pool(tokenizer, num_actors),
