@@ -27,7 +27,7 @@ def ray_cluster() -> Iterator[str]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="warning",
-        runtime_env=cluster._runtime_env(),
+        runtime_env=cluster.runtime_env(),
         _temp_dir=folder,
     )
     yield context.address_info["gcs_address"]

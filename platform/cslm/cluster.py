@@ -18,6 +18,9 @@ import ray
 from cslm.config import Section, setting
 from cslm.storage import HOME_VARIABLE
 
+# Workers free and ask for the same megabytes over and over. By default glibc gives them back to the system each time,
+# and the page faults of having them again took a third of the time of a light tokenizer.
+_ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 _PASSED_ON = (HOME_VARIABLE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
@@ -40,7 +43,7 @@ def connect(section: ClusterSection) -> None:
     if ray.is_initialized():
         return
     options: dict[str, Any] = {
-        "runtime_env": _runtime_env(),
+        "runtime_env": runtime_env(),
         "log_to_driver": True,
         "configure_logging": True,
         "logging_level": "warning",
@@ -69,8 +72,9 @@ def _quiet_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
-def _runtime_env() -> dict[str, Any]:
-    wanted = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+def runtime_env() -> dict[str, Any]:
+    """Code and environment that every worker of a job gets."""
+    wanted = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **_ALLOCATION}
     wanted |= {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
     # The submitter's own variables win; naming one twice is an error in Ray.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})

@@ -19,7 +19,7 @@ import ray
 from cslm import cluster
 from cslm.apps import tokenize
 
-ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, runtime_env=cluster._runtime_env())
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, runtime_env=cluster.runtime_env())
 sys.exit(tokenize.main(sys.argv[1:]))
 """
 
