@@ -48,16 +48,16 @@ def stop_at(output: Path, told: str, how: signal.Signals) -> tuple[int, str]:
 @pytest.mark.slow
 def test_a_demo_that_is_killed_again_and_again_is_finished_by_the_same_command(tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    assert stop_at(output, "making a kmeans", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert stop_at(output, "learning from", signal.SIGKILL)[0] == -signal.SIGKILL
     code, said = stop_at(output, "step 10/20", signal.SIGTERM)
     assert code == 130
     assert "the same command goes on from here" in said
-    assert "1/5 corpus" not in said  # finished before the first kill
+    assert "1/6 corpus" not in said  # finished before the first kill
 
     process = start(output)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "2/5 tokenize" not in said
+    assert "3/6 tokenize" not in said
     summary = storage.read_json(str(output / "summary.json"))
     assert summary["last_run_steps"] == ["pretrain", "sft", "evaluate"]
     assert summary["utterances"]["accepted"] == 300
@@ -68,5 +68,5 @@ def test_a_demo_that_is_killed_again_and_again_is_finished_by_the_same_command(t
     process = start(output)
     again, _ = process.communicate()
     assert process.returncode == 0, again
-    assert "all 5 steps finished before, nothing to do" in again
+    assert "all 6 steps finished before, nothing to do" in again
     assert storage.read_json(str(output / "summary.json")) == summary

@@ -21,6 +21,9 @@ def collect(summaries: Mapping[str, Mapping[str, Any]], walls_s: Mapping[str, fl
         "units": summaries.get("tokenize", {}).get("units"),
         "utterances": summaries.get("tokenize", {}).get("rows"),
         "by_language": summaries.get("tokenize", {}).get("by_language"),
+        "tokenizer": {
+            key: summaries.get("fit_tokenizer", {}).get(key) for key in ("tokenizer", "qualities", "training")
+        },
         "training": {
             name: {
                 key: summaries[name].get(key) for key in ("steps", "tokens", "throughput", "loss_first", "loss_last")
@@ -54,6 +57,10 @@ def _result(step: str, document: Mapping[str, Any]) -> str:
     languages = document.get("by_language") or {}
     if step == "corpus":
         return f"synthetic speech in {', '.join(languages)}" if languages else ""
+    if step == "fit_tokenizer":
+        errors = (document["tokenizer"]["qualities"] or {}).get("character_error_rate", {})
+        shown = ", ".join(f"{language} {error:.1%}" for language, error in sorted(errors.items()))
+        return f"recogniser and units; character error of the recogniser {shown}" if shown else ""
     if step == "tokenize":
         rows = document.get("utterances") or {}
         taken, rejected = _number(rows.get("accepted")), _number(rows.get("rejected"))

@@ -27,6 +27,9 @@ from cslm.speech.audio import AudioSection, Waveform
 from cslm.speech.segment import SegmentSection
 from cslm.speech.tokenizers import KindSection
 
+# What is made where the user brings nothing: it needs neither weights nor transcripts.
+_DEFAULT_KIND = "kmeans"
+
 
 class Config(JobConfig):
     """Settings of jobs/tokenize.py."""
@@ -59,6 +62,8 @@ def tokenize(config: Config, job: Job) -> None:
     """Turn a corpus of recordings into speech units: every row of the manifest ends in `units` or in `rejects`."""
     source = manifest.source_key(config.corpus)
     folder = storage.join(job.output, "tokenizer")
+    kind_given = config.tokenizer.kind is not None
+    config = _with_kind(config, folder)
     described = _known_tokenizer(config.tokenizer, folder)
     again = config.retry_rejected or config.dry_run
     if described and not again and job.finished(_job_key(config, source, described)):
@@ -74,6 +79,11 @@ def tokenize(config: Config, job: Job) -> None:
             f"{storage.join(job.output, 'rejects')} says why for each"
         )
     if not described:
+        if not kind_given:
+            job.say(
+                "note: no tokenizer is given, so k-means units of MFCC are made; jobs/fit_tokenizer.py learns better "
+                "ones from transcripts"
+            )
         described = _make_tokenizer(config, job, folder)
     job.say(
         f"tokenizer {described['kind']} {described['fingerprint']}: {described['codebook_size']:,} units at "
@@ -153,21 +163,32 @@ def _job_key(config: Config, source: str, described: dict[str, Any]) -> Any:
     ]
 
 
+def _with_kind(config: Config, folder: str) -> Config:
+    """The settings with the tokenizer's kind in them: the one given, or that of the saved tokenizer, or k-means."""
+    section = config.tokenizer
+    if section.kind is not None:
+        return config
+    saved = (speech.describe(storage.absolute(section.path)) if section.path else None) or speech.describe(folder)
+    kind = saved["kind"] if saved else _DEFAULT_KIND
+    return config.model_copy(update={"tokenizer": section.model_copy(update={"kind": kind})})
+
+
 def _known_tokenizer(section: TokenizerSection, folder: str) -> dict[str, Any] | None:
     """What describes the tokenizer of this output, None when it has to be made.
 
     Raises ConfigError when the output holds units of another tokenizer than the one asked for.
     """
-    speech.check_kind(section.kind)
+    kind = section.settled_kind
+    speech.check_kind(kind)
     path = storage.absolute(section.path) if section.path else None
     given = speech.describe(path) if path else None
     kept = speech.describe(folder)
-    if given and given["kind"] != section.kind:
-        raise ConfigError(f"tokenizer.kind: {path} holds a tokenizer of kind {given['kind']}, found {section.kind}")
+    if given and given["kind"] != kind:
+        raise ConfigError(f"tokenizer.kind: {path} holds a tokenizer of kind {given['kind']}, found {kind}")
     if kept is None and given is None:
         needed = [name for name in (section.section.needed if section.section else ()) if not _given(section, name)]
         if needed:
-            raise ConfigError([f"tokenizer.{section.kind}.{name}: required, not given" for name in needed])
+            raise ConfigError([f"tokenizer.{kind}.{name}: required, not given" for name in needed])
         return None
     if kept is None:
         # A damaged one is told here in a sentence, before it is copied, and not by an actor that cannot start.
@@ -229,7 +250,7 @@ def _make_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
 def _make(
     config: Config, output: str, settings: KindSection | dict[str, Any], folders: Sequence[str], device: str
 ) -> dict[str, Any]:
-    kind = config.tokenizer.kind
+    kind = config.tokenizer.settled_kind
     waveforms: list[Waveform] = []
     if isinstance(settings, KindSection) and settings.making_audio_s:
         rate_hz = speech.tokenizer_class(kind).sample_rate_hz

@@ -27,7 +27,14 @@ from cslm.data.ledger import Entry, write_piece
 from cslm.data.units import tokenize_piece
 from cslm.errors import CslmError
 from cslm.speech import tokenizer as speech
-from cslm.speech.tokenizers import HubertSection, KindSection, KMeansSection, MimiSection, S3Section
+from cslm.speech.tokenizers import (
+    HubertSection,
+    KindSection,
+    KMeansSection,
+    LearnedSection,
+    MimiSection,
+    S3Section,
+)
 
 # What a worker takes before it holds any audio.
 _PROCESS_BYTES = 300 << 20
@@ -36,8 +43,13 @@ _PROCESS_BYTES = 300 << 20
 class TokenizerSection(Section):
     """Which tokenizer, and what its actors get."""
 
-    kind: str = setting("kmeans", f"one of: {', '.join(speech.KINDS)}; or your own class as package.module:Class")
+    kind: str | None = setting(
+        None,
+        f"one of: {', '.join(speech.KINDS)}; or your own class as package.module:Class. When not given, that of what "
+        "lies at path, or kmeans",
+    )
     path: str | None = setting(None, "saved tokenizer; where there is none one is made and saved there")
+    learned: LearnedSection = group(LearnedSection, "nothing but tokenizer.path, a folder of jobs/fit_tokenizer.py")
     kmeans: KMeansSection = group(KMeansSection, "what a k-means tokenizer is fitted with")
     s3: S3Section = group(S3Section, "which of CosyVoice's S3 tokenizers")
     hubert: HubertSection = group(HubertSection, "which HuBERT-style network, and how its units are fitted")
@@ -60,7 +72,14 @@ class TokenizerSection(Section):
     @property
     def section(self) -> KindSection | None:
         """The settings of the chosen kind, None when it is a user's own class."""
-        return None if speech.is_own(self.kind) else getattr(self, self.kind)
+        kind = self.settled_kind
+        return None if speech.is_own(kind) else getattr(self, kind)
+
+    @property
+    def settled_kind(self) -> str:
+        """The kind, once it is known where none was given."""
+        assert self.kind is not None
+        return self.kind
 
 
 class DecodeSection(Section):

@@ -1,64 +1,12 @@
-"""Measures: character and word errors after normalisation, and whether an answer counts as right."""
+"""Measures of what a model says. Character and word errors are those of `speech.transcript`."""
 
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import jiwer
-
-
-@dataclass(frozen=True)
-class EditCounts:
-    """Edits between a reference and a hypothesis, and the length of the reference, in characters and in words."""
-
-    character_errors: int
-    characters: int
-    word_errors: int
-    words: int
-
-
-def normalise(text: str) -> str:
-    """Lower case, compatibility forms folded, punctuation and symbols dropped, single spaces.
-
-    Letters, marks and digits of all scripts stay; Han characters stand without spaces between them.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(character if unicodedata.category(character)[0] in "LMN" else " " for character in folded)
-    words = kept.split()
-    joined = ""
-    for word in words:
-        between_han = joined and _is_han(joined[-1]) and _is_han(word[0])
-        joined += word if not joined or between_han else f" {word}"
-    return joined
-
-
-def edit_counts(reference: str, hypothesis: str) -> EditCounts:
-    """Count the edits between two texts after `normalise`. Han characters count as words each."""
-    wanted, given = normalise(reference), normalise(hypothesis)
-    return EditCounts(
-        character_errors=_edits(list(wanted.replace(" ", "")), list(given.replace(" ", ""))),
-        characters=len(wanted.replace(" ", "")),
-        word_errors=_edits(_words(wanted), _words(given)),
-        words=len(_words(wanted)),
-    )
+from cslm.speech.transcript import EditCounts as EditCounts
+from cslm.speech.transcript import edit_counts as edit_counts
+from cslm.speech.transcript import normalise as normalise
 
 
 def is_right(answer: str, accepted: Sequence[str]) -> bool:
     """Whether an answer equals one of the accepted wordings after `normalise`; a longer or vaguer one does not."""
     return normalise(answer) in {normalise(wording) for wording in accepted}
-
-
-def _edits(wanted: list[str], given: list[str]) -> int:
-    if not wanted or not given:
-        return max(len(wanted), len(given))
-    counts = jiwer.process_words(" ".join(wanted), " ".join(given))
-    return int(counts.substitutions + counts.deletions + counts.insertions)
-
-
-def _words(normalised: str) -> list[str]:
-    spaced = "".join(f" {character} " if _is_han(character) else character for character in normalised)
-    return spaced.split()
-
-
-def _is_han(character: str) -> bool:
-    return "㐀" <= character <= "鿿" or "豈" <= character <= "﫿" or "\U00020000" <= character <= "\U0003134f"

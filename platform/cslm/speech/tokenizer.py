@@ -28,6 +28,7 @@ _LONGEST_RUN = np.iinfo(np.uint16).max
 KINDS: dict[str, str] = {
     "hubert": "cslm.speech.tokenizers.hubert:HubertTokenizer",
     "kmeans": "cslm.speech.tokenizers.kmeans:KMeansTokenizer",
+    "learned": "cslm.speech.tokenizers.learned:LearnedTokenizer",
     "mimi": "cslm.speech.tokenizers.mimi:MimiTokenizer",
     "s3": "cslm.speech.tokenizers.s3:S3Tokenizer",
 }

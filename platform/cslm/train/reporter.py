@@ -19,8 +19,19 @@ Row = tuple[int, Mapping[str, float]]
 class Reporter:
     """Call it with (step, metrics) on every rank; only rank 0 writes. `close` waits until all is written."""
 
-    def __init__(self, handle: Mapping[str, str], num_steps: int, first_step: int) -> None:
+    def __init__(
+        self,
+        handle: Mapping[str, str],
+        num_steps: int,
+        first_step: int,
+        *,
+        rate: tuple[str, str] = ("throughput/tokens_per_s", "tokens/s"),
+        fraction: str | None = None,
+    ) -> None:
+        """`rate`: metric and unit of what the line shows; `fraction`: metric of the work done, steps by default."""
         self._num_steps, self._first_step = num_steps, first_step
+        self._rate, self._fraction = rate, fraction
+        self._first_fraction: float | None = None
         self._started_s = time.perf_counter()
         self._rows: queue.Queue[Row | None] = queue.Queue()
         self._error: BaseException | None = None
@@ -37,10 +48,15 @@ class Reporter:
             raise self._error
         self._rows.put((step, dict(metrics)))
         elapsed_s = time.perf_counter() - self._started_s
-        left_s = elapsed_s / max(step - self._first_step, 1) * (self._num_steps - step)
+        done = metrics[self._fraction] if self._fraction else step / self._num_steps
+        if self._first_fraction is None:
+            self._first_fraction = done if self._fraction else self._first_step / self._num_steps
+        left_s = elapsed_s / max(done - self._first_fraction, 1 / self._num_steps) * (1 - done)
+        metric, unit = self._rate
+        errors = " ".join(f"{name.split('/')[2]} {value:.1%}" for name, value in metrics.items() if _is_error(name))
         print(
-            f"step {step}/{self._num_steps}  loss {metrics['loss/total']:.3f}  "
-            f"{metrics['throughput/tokens_per_s']:,.0f} tokens/s  {round(left_s) // 60}:{round(left_s) % 60:02d} left",
+            f"step {step}/{self._num_steps}  loss {metrics['loss/total']:.3f}  {metrics[metric]:,.0f} {unit}  "
+            f"{round(left_s) // 60}:{round(left_s) % 60:02d} left" + (f"  error {errors}" if errors else ""),
             flush=True,
         )
 
@@ -77,3 +93,7 @@ class Reporter:
                 return rows, True
             rows.append(row)
         return rows, False
+
+
+def _is_error(metric: str) -> bool:
+    return metric.startswith("eval/") and metric.endswith("/cer")

@@ -120,3 +120,7 @@ class MimiSection(KindSection):
 
     model: str | None = setting(None, "Hugging Face folder of a Mimi model")
     precision: Precision = setting("fp32", _PRECISION)
+
+
+class LearnedSection(KindSection):
+    """A tokenizer that jobs/fit_tokenizer.py learned; it has no settings but its folder, which `path` names."""

@@ -1,0 +1,62 @@
+"""Connectionist temporal classification (Graves et al. 2006): from the network's outputs to text.
+
+Symbol 0 is the blank. Log probabilities are (F, V): frames by symbols.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLANK = 0
+Float32 = NDArray[np.float32]
+
+
+def greedy(log_probs_FV: Float32) -> list[int]:
+    """The symbols of the likeliest path: repeats merged, then blanks dropped."""
+    return collapse(log_probs_FV.argmax(1))
+
+
+def collapse(path_F: NDArray[np.integer]) -> list[int]:
+    """The symbols that a path of one symbol a frame stands for."""
+    if len(path_F) == 0:
+        return []
+    kept = np.concatenate(([True], path_F[1:] != path_F[:-1])) & (path_F != BLANK)
+    return [int(symbol) for symbol in path_F[kept]]
+
+
+def prefix_beam(log_probs_FV: Float32, beam: int = 8, candidates: int = 12) -> list[tuple[list[int], float]]:
+    """The likeliest texts, each with its log probability summed over all paths that are kept, best first.
+
+    Prefix beam search (Hannun et al. 2014, arXiv:1408.2873, without a language model). `beam` prefixes are kept from
+    frame to frame; of each frame the `candidates` likeliest symbols are looked at.
+    """
+    # Of each prefix: log probability of its paths that end in a blank, and of those that end in its last symbol.
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    candidates = min(candidates, log_probs_FV.shape[1])
+    likeliest_FK = np.argpartition(-log_probs_FV, candidates - 1, axis=1)[:, :candidates]
+    for log_probs_V, likeliest_K in zip(log_probs_FV, likeliest_FK, strict=True):
+        found: dict[tuple[int, ...], tuple[float, float]] = {}
+        for prefix, (blank, symbol_last) in beams.items():
+            either = _log_add(blank, symbol_last)
+            for symbol in likeliest_K.tolist():
+                log_prob = float(log_probs_V[symbol])
+                if symbol == BLANK:
+                    _add(found, prefix, either + log_prob, -math.inf)
+                elif prefix and symbol == prefix[-1]:
+                    _add(found, prefix, -math.inf, symbol_last + log_prob)
+                    _add(found, (*prefix, symbol), -math.inf, blank + log_prob)
+                else:
+                    _add(found, (*prefix, symbol), -math.inf, either + log_prob)
+        beams = dict(sorted(found.items(), key=lambda item: -_log_add(*item[1]))[:beam])
+    return [(list(prefix), _log_add(*parts)) for prefix, parts in beams.items()]
+
+
+def _add(found: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], blank: float, last: float) -> None:
+    known = found.get(prefix, (-math.inf, -math.inf))
+    found[prefix] = (_log_add(known[0], blank), _log_add(known[1], last))
+
+
+def _log_add(one: float, other: float) -> float:
+    high, low = max(one, other), min(one, other)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
