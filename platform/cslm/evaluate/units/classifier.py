@@ -5,11 +5,11 @@ neighbouring units occurs, an utterance's counts scaled to length 1. It sees wha
 has to learn from other voices which units mean the same, for it knows nothing of what codes sound like.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
@@ -28,13 +28,11 @@ def label_accuracy(
     Labels are words with test speakers that do not train for word accuracy. Raises ValueError when the train labels
     are all the same.
     """
-    counts = pair_counts([*train, *test])
-    # What occurs in the test alone has no weight; leaving it out keeps the scale of the rest.
-    seen = np.asarray(counts[: len(train)].sum(0)).ravel() > 0
-    features = normalize(counts[:, seen])
+    # What occurs in the test alone has no weight: it is not counted at all.
+    counter = CountVectorizer(analyzer=units_and_pairs)
     model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=_MAX_ITERATIONS)
-    model.fit(features[: len(train)], list(train_labels))
-    return float(model.score(features[len(train) :], list(test_labels)))
+    model.fit(normalize(counter.fit_transform(train)), list(train_labels))
+    return float(model.score(normalize(counter.transform(test)), list(test_labels)))
 
 
 def speaker_accuracy(sequences: Sequence[Units], speakers: Sequence[str], words: Sequence[str]) -> float:
@@ -44,31 +42,26 @@ def speaker_accuracy(sequences: Sequence[Units], speakers: Sequence[str], words:
     better; chance is one in the number of speakers.
     """
     held_out = every_fourth(list(zip(speakers, words, strict=True)))
-    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    train, test = ([place for place, out in enumerate(held_out) if out is wanted] for wanted in (False, True))
     return label_accuracy(
-        [sequences[i] for i in train],
-        [speakers[i] for i in train],
-        [sequences[i] for i in test],
-        [speakers[i] for i in test],
+        [sequences[place] for place in train],
+        [speakers[place] for place in train],
+        [sequences[place] for place in test],
+        [speakers[place] for place in test],
     )
 
 
-def every_fourth(groups: Sequence[object]) -> NDArray[np.bool_]:
-    """A mask (N,) of the fourth, eighth ... item of each group."""
-    met: dict[object, int] = {}
-    chosen = np.zeros(len(groups), bool)
-    for place, group in enumerate(groups):
-        met[group] = met.get(group, 0) + 1
-        chosen[place] = met[group] % 4 == 0
+def every_fourth(groups: Sequence[Hashable]) -> list[bool]:
+    """Which items (N,) are the fourth, eighth ... of their group."""
+    met: Counter[Hashable] = Counter()
+    chosen = []
+    for group in groups:
+        met[group] += 1
+        chosen.append(met[group] % 4 == 0)
     return chosen
 
 
-def pair_counts(sequences: Sequence[Units]) -> sparse.csr_matrix:
-    """How often each merged unit and each pair of neighbours occurs: (N, kinds of units and pairs that occur)."""
-    runs = [merged(sequence).astype(np.int64) for sequence in sequences]
-    # A pair's number lies above all single units' numbers.
-    base = 1 + max((int(run.max()) for run in runs if len(run)), default=0)
-    events = [np.concatenate((run, base * (run[:-1] + 1) + run[1:])) for run in runs]
-    kinds, columns = np.unique(np.concatenate(events), return_inverse=True)
-    rows = np.repeat(np.arange(len(events)), [len(event) for event in events])
-    return sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(events), len(kinds)))
+def units_and_pairs(sequence: Units) -> list[str]:
+    """Each merged unit and each pair of neighbours, as often as they occur, by name."""
+    names = [str(unit) for unit in merged(sequence).tolist()]
+    return names + [f"{one} {other}" for one, other in pairwise(names)]
