@@ -25,10 +25,13 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _CHARS_UTF8 = 1
 _POS_CHARACTER = 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
-_EVENT_END, _EVENT_WORD = 0, 1
+_EVENT_END, _EVENT_WORD, _EVENT_PHONE = 0, 1, 7
+# Events of phones, named in IPA. The audio is the same with and without them.
+_INITIALISE_PHONE_EVENTS, _INITIALISE_IPA = 1, 2
 _PHONEMES_IPA = 2
 
 _WORD_EDGE = re.compile(r"^\W+|\W+$")
+_STRESS = str.maketrans("", "", "ˈˌ")
 
 
 class _Event(c.Structure):
@@ -76,11 +79,20 @@ class SpokenWord:
 
 
 @dataclass(frozen=True)
+class SpokenPhone:
+    """A phone in IPA, without stress, and the time at which it begins; the empty text is a pause."""
+
+    text: str
+    start_s: float
+
+
+@dataclass(frozen=True)
 class Speech:
-    """One utterance: `samples_T` int16 at `SAMPLE_RATE_HZ`, and its words in order of time."""
+    """One utterance: `samples_T` int16 at `SAMPLE_RATE_HZ`, its words and its phones, both in order of time."""
 
     samples_T: npt.NDArray[np.int16]
     words: tuple[SpokenWord, ...]
+    phones: tuple[SpokenPhone, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -101,6 +113,7 @@ def synthesise(
         raise ValueError(f"the respelling {read!r} must be as long as {text!r}: word positions are shared")
     chunks: list[npt.NDArray[np.int16]] = []
     starts: list[tuple[int, float]] = []
+    phones: list[SpokenPhone] = []
 
     def collect(samples: Any, num_samples: int, events: Any) -> int:
         if samples and num_samples > 0:
@@ -108,8 +121,12 @@ def synthesise(
         index = 0
         while events[index].type != _EVENT_END:
             event = events[index]
+            start_s = event.audio_position_ms / 1000
             if event.type == _EVENT_WORD:
-                starts.append((event.text_position - 1, event.audio_position_ms / 1000))
+                starts.append((event.text_position - 1, start_s))
+            if event.type == _EVENT_PHONE:
+                # The name has room for eight bytes: what is cut inside a letter loses that letter.
+                phones.append(SpokenPhone(event.id.decode(errors="ignore").translate(_STRESS), start_s))
             index += 1
         return 0
 
@@ -128,7 +145,7 @@ def synthesise(
     words = [
         SpokenWord(_WORD_EDGE.sub("", text[at:end]), time_s) for (at, time_s), end in zip(starts, ends, strict=True)
     ]
-    return Speech(samples_T, tuple(words))
+    return Speech(samples_T, tuple(words), tuple(phones))
 
 
 def phonemes(text: str, voice: str) -> str:
@@ -152,7 +169,8 @@ def _library() -> Iterator[c.CDLL]:
         raise MissingDependency("espeakng-loader", "demo", "the synthetic voices of the demo corpus") from error
     library = c.CDLL(espeakng_loader.get_library_path())
     data_path = espeakng_loader.get_data_path().encode()
-    sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path, 0)
+    options = _INITIALISE_PHONE_EVENTS | _INITIALISE_IPA
+    sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path, options)
     if sample_rate != SAMPLE_RATE_HZ:
         raise RuntimeError(f"espeak-ng must start at {SAMPLE_RATE_HZ} Hz, found {sample_rate} (data in {data_path!r})")
     library.espeak_ng_SetRandSeed(1)

@@ -73,6 +73,28 @@ def test_words_come_with_the_times_at_which_they_begin(code):
     assert len(speech.words) >= 7
 
 
+@pytest.mark.parametrize("code", available_languages())
+def test_phones_come_with_the_times_at_which_they_begin(code):
+    speech = say(code)
+    starts = [phone.start_s for phone in speech.phones]
+    assert starts == sorted(starts)
+    assert 0 <= starts[0] < starts[-1] <= speech.duration_s
+    # Tones are no phones of their own.
+    read = re.sub(r"[ˈˌ\s|\dɜ-]", "", phonemes(SENTENCES[code], load_language(code).voice))
+    said = re.sub(r"[\dɜ-]", "", "".join(phone.text for phone in speech.phones))
+    assert said == read
+    assert speech.phones[-1].text == ""
+
+
+def test_loud_frames_lie_in_phones_and_the_end_is_a_pause():
+    speech = say("en", text="Yes.")
+    vowel = next(i for i, phone in enumerate(speech.phones) if phone.text == "ɛ")
+    first, end = (round(phone.start_s * SAMPLE_RATE_HZ) for phone in speech.phones[vowel : vowel + 2])
+    level = np.abs(speech.samples_T.astype(np.int32))
+    assert level[first:end].mean() > 3 * level[end:].mean()
+    assert level[first:end].mean() > 1.5 * level[:first].mean()
+
+
 def test_hanzi_are_read_as_mandarin():
     pypinyin = pytest.importorskip("pypinyin")
     language = load_language("zh")
