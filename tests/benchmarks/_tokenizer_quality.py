@@ -49,7 +49,7 @@ def run(
     console = Console(width=160)
     title = f"units: {told[0]} of digits by {source}, {told[1]} of demo sentences, {num_probe_steps} steps of the probe"
     figures: dict[str, dict[str, Any]] = {}
-    fitted = {BASELINE: FITTED[BASELINE]} if only else {n: FITTED[n] for n in FITTED if not quick or n != "mfcc_2000"}
+    fitted = {BASELINE: FITTED[BASELINE]} if only or quick else FITTED
     for name in (*fitted, *folders):
         made = _load(folders[name], device) if name in folders else _fit(fitted[name], [*words, *sentences], device)
         found, speed = _measure(made.tokenizer, words, sentences, num_probe_steps)

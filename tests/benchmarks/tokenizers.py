@@ -44,7 +44,7 @@ def main() -> None:
         help="a saved tokenizer to measure the quality of; can be given several times",
     )
     parser.add_argument("--only", action="store_true", help="quality of the baseline and the given folders alone")
-    parser.add_argument("--probe_steps", type=int, help=f"steps of the recognition probe; {NUM_STEPS}, --quick 250")
+    parser.add_argument("--probe_steps", type=int, help=f"steps of the recognition probe; {NUM_STEPS}, --quick 200")
     parser.add_argument("--digits", default=str(ROOT.parent / "shared/data/fsdd"), help="folder of spoken digits")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -58,7 +58,7 @@ def main() -> None:
             folders=dict(options.tokenizer),
             only=options.only,
             digits=Path(options.digits),
-            num_probe_steps=options.probe_steps or (250 if options.quick else NUM_STEPS),
+            num_probe_steps=options.probe_steps or (200 if options.quick else NUM_STEPS),
         )
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else options.device
