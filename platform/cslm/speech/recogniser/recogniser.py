@@ -82,7 +82,8 @@ class Recogniser:
         for batch in self._batches([len(mel_FM) // _MELS for mel_FM, _, _ in stretches]):
             clips = [stretches[i][0] for i in batch]
             layout = Layout.of([len(mel_FM) // _MELS for mel_FM in clips], self.network.gap)
-            parts += layout.split(compute(layout.lay(clips), layout.mask().to(self.device)))
+            mask_T1 = layout.mask()
+            parts += layout.split(compute(layout.lay(clips), mask_T1 if mask_T1 is None else mask_T1.to(self.device)))
         kept = (part[first:last] for part, (_, first, last) in zip(parts, stretches, strict=True))
         return [torch.cat([next(kept) for _ in plan]) for plan in plans]
 

@@ -61,12 +61,12 @@ class LearnedTokenizer(NetworkTokenizer):
     def _place(self, device: torch.device) -> None:
         self.recogniser.to(device)
         self._centroids_KD = self._centroids_KD.to(device)
+        self._half_norms_K = (self._centroids_KD**2).sum(1) / 2
 
     def _encode(self, waveforms: Sequence[Float32]) -> list[Codes]:
-        half_norms_K = (self._centroids_KD**2).sum(1) / 2
         # Least squared distance = greatest x.c - |c|^2 / 2.
         return [
-            to_codes((frames_FD @ self._centroids_KD.T - half_norms_K).argmax(1))
+            to_codes((frames_FD @ self._centroids_KD.T - self._half_norms_K).argmax(1))
             for frames_FD in unit_frames(self.recogniser, waveforms, self.frame_rate_hz)
         ]
 

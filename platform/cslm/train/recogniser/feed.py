@@ -30,6 +30,11 @@ class Batch:
     layout: Layout
     targets: list[Tensor]
 
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """What the network is given: mel frames and mask on a device."""
+        mask_T1 = self.layout.mask()
+        return self.mel_TM.to(device), mask_T1 if mask_T1 is None else mask_T1.to(device)
+
     @property
     def num_frames(self) -> int:
         """Frames at 50 Hz that belong to clips."""

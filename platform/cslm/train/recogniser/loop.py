@@ -159,7 +159,7 @@ def train(
 def losses(network: Network, batch: Batch, device: torch.device, section: FitSection) -> Tensor:
     """The sum over the clips of both CTC losses, each by its share."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=section.precision == "bf16"):
-        middle_TV, end_TV = network(batch.mel_TM.to(device), batch.layout.mask().to(device))
+        middle_TV, end_TV = network(*batch.inputs(device))
     middle, end = (ctc_loss(logits_TV, batch.layout, batch.targets) for logits_TV in (middle_TV, end_TV))
     return section.middle_weight * middle + (1 - section.middle_weight) * end
 
@@ -194,7 +194,7 @@ def error_rates(
         some = spectra[first : first + 16]
         clips = [features.normalise(torch.from_numpy(spectrum.log_mel.astype("float32"))) for spectrum in some]
         batch = lay_out(clips, [], network.gap)
-        logits_TV = network(batch.mel_TM.to(device), batch.layout.mask().to(device))[1]
+        logits_TV = network(*batch.inputs(device))[1]
         for spectrum, part_FV in zip(some, batch.layout.split(logits_TV.float().cpu()), strict=True):
             edits = edit_counts(spectrum.text, alphabet.read(ctc.greedy(part_FV.numpy())))
             counts[languages.index(spectrum.language)] += torch.tensor([edits.character_errors, edits.characters])

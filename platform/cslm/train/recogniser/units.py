@@ -86,7 +86,7 @@ def middle(network: Network, spectrum: Spectrum, together: int) -> NDArray[np.fl
     """The frames of an utterance that are clustered, (F, width)."""
     clip_FM = features.normalise(torch.from_numpy(spectrum.log_mel.astype(np.float32)))
     batch = lay_out([clip_FM], [], network.gap)
-    frames: NDArray[np.float32] = pooled(network.unit_frames(batch.mel_TM, batch.layout.mask()), together).numpy()
+    frames: NDArray[np.float32] = pooled(network.unit_frames(*batch.inputs(torch.device("cpu"))), together).numpy()
     return frames
 
 

@@ -98,7 +98,7 @@ def test_the_loss_of_clips_behind_each_other_is_that_of_each_alone():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_it_learns_to_tell_two_sounds_apart(process_group, optimizer):
     _, progress, reports, _ = trained(
-        process_group, optimizer=optimizer, max_steps=300, learning_rate=5e-3, patience=99
+        process_group, optimizer=optimizer, max_steps=300, learning_rate=5e-3, muon_learning_rate=0.01, patience=99
     )
     assert progress.errors == {"en": 0.0}
     assert reports[-1][1]["loss/total"] < reports[0][1]["loss/total"] / 3
