@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import fs as pafs
 
-from cslm.errors import ConfigError
+from cslm.errors import ConfigError, CslmError
 
 HOME_VARIABLE = "CSLM_HOME"
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
@@ -49,6 +49,8 @@ _TRANSIENT = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
+# What it says when it takes or gives nothing until someone mends that: no room, no right.
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 _PAUSES_S = (0.1, 0.4, 1.6)
 _S3_ATTEMPTS = 6
 _GCS_RETRY = timedelta(seconds=60)
@@ -159,16 +161,36 @@ def named(error: OSError, uri: str) -> OSError:
     return OSError(error.errno, f"{error.strerror or error}: {uri}")
 
 
-def _retried(read: Callable[[], T]) -> T:
-    """What `read` gives, tried again after a pause where the storage may answer the next time."""
+def is_fault(error: OSError) -> bool:
+    """Whether an error is the storage's own: not a missing file, nor another process that cannot be reached."""
+    if error.errno is None:
+        # Object stores' clients give no number, and raise no class of their own.
+        return type(error) is OSError
+    return error.errno in _TRANSIENT | _REFUSED
+
+
+def fault(error: OSError) -> CslmError:
+    """What to tell of a storage that fails: one sentence."""
+    # Ray appends advice of its own to the text of what failed in a worker.
+    said = error.strerror or str(error).partition("\nFailed to ")[0]
+    if error.filename is not None:
+        said += f": {error.filename}"
+    return CslmError(
+        f"storage must answer and have room while a job runs, found {type(error).__name__}: {said}; no row is rejected "
+        "for it: mend it, and the same command goes on from what is done"
+    )
+
+
+def _retried(call: Callable[[], T]) -> T:
+    """What `call` gives, tried again after a pause where the storage may answer the next time."""
     for pause_s in _PAUSES_S:
         try:
-            return read()
+            return call()
         except OSError as error:
             if error.errno not in _TRANSIENT:
                 raise
             time.sleep(pause_s)
-    return read()
+    return call()
 
 
 def exists(uri: str) -> bool:
@@ -284,14 +306,7 @@ def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
         with system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
-    target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(target)
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _write_local(uri, lambda temporary: temporary.write_bytes(data))
 
 
 def write_text(uri: str, text: str) -> None:
@@ -317,14 +332,26 @@ def write_row_groups(tables: Sequence[pa.Table], uri: str) -> None:
         _write_parquet(tables, whole)
         write_bytes(uri, whole.getvalue())
         return
+    _write_local(uri, lambda temporary: _write_parquet(tables, str(temporary)))
+
+
+def _write_local(uri: str, write: Callable[[Path], Any]) -> None:
+    """Have `write` make a file beside the target, and give it the target's name when it is whole."""
     target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
+
+    def attempt() -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     try:
-        _write_parquet(tables, str(temporary))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _retried(attempt)
+    except OSError as error:
+        raise named(error, uri) from error
 
 
 def _write_parquet(tables: Sequence[pa.Table], target: Any) -> None:

@@ -1,4 +1,4 @@
-"""The job on clusters that begin with nothing to compute on: the autoscaler starts nodes because the job asks for them."""
+"""The job on clusters that begin with nothing to compute on: their autoscaler starts nodes as the job asks for them."""
 
 import json
 import os
@@ -24,8 +24,8 @@ def watch():
     global most
     while True:
         if ray.is_initialized():
-            nodes = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]]
-            most = max(most, len(nodes))
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            most = max(most, sum("node:__internal_head__" not in resources for resources in alive))
         time.sleep(0.2)
 
 threading.Thread(target=watch, daemon=True).start()

@@ -142,10 +142,7 @@ def workers_faults() -> Iterator[None]:
         if isinstance(cause, CslmError):
             raise cause from None
         if isinstance(cause, OSError):
-            raise CslmError(
-                f"storage must answer while a job runs, found {type(cause).__name__}: {_text_of(cause)}; no row is "
-                "rejected for it: the same command goes on from what is done"
-            ) from error
+            raise storage.fault(cause) from error
         raise
 
 
@@ -158,11 +155,6 @@ def _root_cause(error: BaseException) -> BaseException | None:
             found = at
         at = at.cause if isinstance(at, RayTaskError) else at.__cause__
     return found
-
-
-def _text_of(error: OSError) -> str:
-    """What storage said, without the advice that Ray appends to the error's arguments."""
-    return error.strerror or str(error).partition("\nFailed to ")[0]
 
 
 def device_of(section: TokenizerSection) -> str:
