@@ -30,8 +30,20 @@ def write_corpus(root: Path, num_clips: int, num_broken: int) -> None:
     fitted.save(str(root / "tokenizer"))
 
 
-def start(corpus: Path, output: Path, address: str, *, say: Any = subprocess.DEVNULL, **changes: Any) -> Any:
-    """The job as a process of its own; `changes` are settings with `__` for the dot, `say` is for both its outputs."""
+def start(
+    corpus: Path,
+    output: Path,
+    address: str | None,
+    *,
+    say: Any = subprocess.DEVNULL,
+    own_group: bool = False,
+    **changes: Any,
+) -> "subprocess.Popen[str]":
+    """The job as a process of its own, on the cluster at `address` or one that it starts.
+
+    `changes` are settings with `__` for the dot, `say` is for both its outputs; with `own_group` it leads a group of
+    processes, as a job that was started in a terminal does.
+    """
     settings = {
         "corpus.manifest": corpus / "corpus.jsonl",
         "corpus.rows_per_shard": 4,
@@ -39,12 +51,14 @@ def start(corpus: Path, output: Path, address: str, *, say: Any = subprocess.DEV
         "tokenizer.path": corpus / "tokenizer",
         "decode.piece_s": 8,  # several pieces a shard
         "max_reject_fraction": 0.5,
-        "cluster.address": address,
+        **({"cluster.address": address} if address else {}),
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     command = [sys.executable, "-P", str(ROOT / "jobs" / "tokenize.py"), *arguments]
-    return subprocess.Popen(command, cwd="/", stdout=say, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd="/", stdout=say, stderr=subprocess.STDOUT, text=True, process_group=0 if own_group else None
+    )
 
 
 def tables(output: Path) -> tuple[pa.Table, pa.Table]:
