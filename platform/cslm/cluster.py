@@ -18,7 +18,11 @@ import ray
 from cslm.config import Section, setting
 from cslm.storage import HOME_VARIABLE
 
-_PASSED_ON = (HOME_VARIABLE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+# Not the credentials: nodes have their own, or get them from whoever submits the job.
+_PASSED_ON = (
+    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+)
 
 
 class ClusterSection(Section):

@@ -4,7 +4,8 @@ The only module that opens files. Local writes go to a temporary name beside the
 stores publish an object only when its upload is complete, so there one upload of the whole is atomic.
 
 Credentials come from the usual chains. For `s3://` the variables AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION,
-AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools.
+AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools; for `gs://`
+STORAGE_EMULATOR_HOST names another server of Google's interface, which is asked without credentials.
 """
 
 import errno
@@ -128,7 +129,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         bucket = None if endpoint or region else inner.partition("/")[0]
         return _s3(endpoint, region, bucket, attempts, setting("AWS_CA_BUNDLE")), inner
     if scheme == "gs":
-        return _gcs(), inner
+        return _gcs(os.environ.get("STORAGE_EMULATOR_HOST")), inner
     system, inner = pafs.FileSystem.from_uri(uri)
     return system, inner
 
@@ -149,16 +150,34 @@ def _s3(
 
 
 @cache
-def _gcs() -> pafs.FileSystem:
-    return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
+def _gcs(endpoint: str | None) -> pafs.FileSystem:
+    if not endpoint:
+        return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.GcsFileSystem(
+        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=_GCS_RETRY
+    )
 
 
 def named(error: OSError, uri: str) -> OSError:
     """The same error with the file that it is about in its text."""
+    if uri in str(error):
+        return error
     if error.errno is None:
         return OSError(f"{uri}: {error}")
     # In the text and not as its file name: that is lost when the error crosses from one process to another.
     return OSError(error.errno, f"{error.strerror or error}: {uri}")
+
+
+@contextmanager
+def _about(uri: str) -> Iterator[None]:
+    """Object stores' clients do not say what they were asked for when they get no answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise named(error, uri) from error
 
 
 def is_fault(error: OSError) -> bool:
@@ -196,13 +215,15 @@ def _retried(call: Callable[[], T]) -> T:
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     system, path = filesystem(uri)
-    return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
+    with _about(uri):
+        return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder (for an object store: whether any object lies below it)."""
     system, path = filesystem(uri)
-    return bool(system.get_file_info(path).type == pafs.FileType.Directory)
+    with _about(uri):
+        return bool(system.get_file_info(path).type == pafs.FileType.Directory)
 
 
 def list_entries(uri: str, suffix: str = "") -> list[Entry]:
@@ -212,7 +233,8 @@ def list_entries(uri: str, suffix: str = "") -> list[Entry]:
     are left out, as Parquet readers do.
     """
     system, path = filesystem(uri)
-    infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    with _about(uri):
+        infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     base, start = uri.rstrip("/"), len(path.rstrip("/")) + 1
     found = []
     for info in infos:
@@ -232,7 +254,14 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
 def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
     """Names of the folders right in a folder, and the files right in it; both sorted, nothing hidden."""
     system, path = filesystem(uri)
-    infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    if system.type_name == "gcs":
+        # pyarrow lists a folder of Google's only where an object stands for it, which uploads do not make.
+        below = [(one.uri.removeprefix(uri.rstrip("/") + "/"), one) for one in list_entries(uri)]
+        return sorted({inner.partition("/")[0] for inner, _ in below if "/" in inner}), [
+            one for inner, one in below if "/" not in inner
+        ]
+    with _about(uri):
+        infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     shown = [info for info in infos if not info.base_name.startswith((".", "_"))]
     folders = sorted(info.base_name for info in shown if info.type == pafs.FileType.Directory)
     return folders, sorted(Entry(join(uri, i.base_name), i.size, i.mtime_ns) for i in shown if i.is_file)
@@ -241,14 +270,16 @@ def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
 def entry(uri: str) -> Entry | None:
     """Size and time of change of a file, None when there is no file of that name."""
     system, path = filesystem(uri)
-    info = _retried(lambda: system.get_file_info(path))
+    with _about(uri):
+        info = _retried(lambda: system.get_file_info(path))
     return Entry(uri, info.size, info.mtime_ns) if info.is_file else None
 
 
 def open_input(uri: str) -> pa.NativeFile:
     """Open a file for reading bytes, seekable. Raises FileNotFoundError when it is not there."""
     system, path = filesystem(uri)
-    return _retried(lambda: system.open_input_file(path))
+    with _about(uri):
+        return _retried(lambda: system.open_input_file(path))
 
 
 def open_mapped(uri: str) -> pa.NativeFile:
@@ -303,7 +334,7 @@ def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
     if is_uri(uri):
         system, path = filesystem(uri)
         # By default pyarrow would compress what is named like a compressed file.
-        with system.open_output_stream(path, compression=None) as stream:
+        with _about(uri), system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     _write_local(uri, lambda temporary: temporary.write_bytes(data))
@@ -382,11 +413,15 @@ def read_table(uri: str | Sequence[str], columns: Sequence[str] | None = None, f
 def remove(uri: str) -> None:
     """Delete a file or a folder and all below it; nothing happens when it is not there."""
     system, path = filesystem(uri)
-    kind = system.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        system.delete_dir(path)
-    elif kind != pafs.FileType.NotFound:
-        system.delete_file(path)
+    with _about(uri):
+        kind = system.get_file_info(path).type
+        if kind == pafs.FileType.Directory and system.type_name == "gcs":
+            # Its client insists on an object that stands for the folder, which uploads do not make.
+            system.delete_dir_contents(path)
+        elif kind == pafs.FileType.Directory:
+            system.delete_dir(path)
+        elif kind != pafs.FileType.NotFound:
+            system.delete_file(path)
 
 
 def listing_digest(uri: str, suffix: str = "") -> str:
