@@ -21,7 +21,11 @@ from cslm.storage import HOME_VARIABLE
 # Workers free and ask for the same megabytes over and over. By default glibc gives them back to the system each time,
 # and the page faults of having them again took a third of the time of a light tokenizer.
 _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-_PASSED_ON = (HOME_VARIABLE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+# Not the credentials: nodes have their own, or get them from whoever submits the job.
+_PASSED_ON = (
+    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+)
 
 
 class ClusterSection(Section):

@@ -4,7 +4,8 @@ The only module that opens files. Local writes go to a temporary name beside the
 stores publish an object only when its upload is complete, so there one upload of the whole is atomic.
 
 Credentials come from the usual chains. For `s3://` the variables AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION,
-AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools.
+AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools; for `gs://`
+STORAGE_EMULATOR_HOST names another server of Google's interface, which is asked without credentials.
 """
 
 import errno
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import fs as pafs
 
-from cslm.errors import ConfigError
+from cslm.errors import ConfigError, CslmError
 
 HOME_VARIABLE = "CSLM_HOME"
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
@@ -49,6 +50,8 @@ _TRANSIENT = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
+# What it says when it takes or gives nothing until someone mends that: no room, no right.
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 _PAUSES_S = (0.1, 0.4, 1.6)
 _S3_ATTEMPTS = 6
 _GCS_RETRY = timedelta(seconds=60)
@@ -126,7 +129,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         bucket = None if endpoint or region else inner.partition("/")[0]
         return _s3(endpoint, region, bucket, attempts, setting("AWS_CA_BUNDLE")), inner
     if scheme == "gs":
-        return _gcs(), inner
+        return _gcs(os.environ.get("STORAGE_EMULATOR_HOST")), inner
     system, inner = pafs.FileSystem.from_uri(uri)
     return system, inner
 
@@ -147,40 +150,80 @@ def _s3(
 
 
 @cache
-def _gcs() -> pafs.FileSystem:
-    return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
+def _gcs(endpoint: str | None) -> pafs.FileSystem:
+    if not endpoint:
+        return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.GcsFileSystem(
+        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=_GCS_RETRY
+    )
 
 
 def named(error: OSError, uri: str) -> OSError:
     """The same error with the file that it is about in its text."""
+    if uri in str(error):
+        return error
     if error.errno is None:
         return OSError(f"{uri}: {error}")
     # In the text and not as its file name: that is lost when the error crosses from one process to another.
     return OSError(error.errno, f"{error.strerror or error}: {uri}")
 
 
-def _retried(read: Callable[[], T]) -> T:
-    """What `read` gives, tried again after a pause where the storage may answer the next time."""
+@contextmanager
+def _about(uri: str) -> Iterator[None]:
+    """Object stores' clients do not say what they were asked for when they get no answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise named(error, uri) from error
+
+
+def is_fault(error: OSError) -> bool:
+    """Whether an error is the storage's own: not a missing file, nor another process that cannot be reached."""
+    if error.errno is None:
+        # Object stores' clients give no number, and raise no class of their own.
+        return type(error) is OSError
+    return error.errno in _TRANSIENT | _REFUSED
+
+
+def fault(error: OSError) -> CslmError:
+    """What to tell of a storage that fails: one sentence."""
+    # Ray appends advice of its own to the text of what failed in a worker.
+    said = error.strerror or str(error).partition("\nFailed to ")[0]
+    if error.filename is not None:
+        said += f": {error.filename}"
+    return CslmError(
+        f"storage must answer and have room while a job runs, found {type(error).__name__}: {said}; no row is rejected "
+        "for it: mend it, and the same command goes on from what is done"
+    )
+
+
+def _retried(call: Callable[[], T]) -> T:
+    """What `call` gives, tried again after a pause where the storage may answer the next time."""
     for pause_s in _PAUSES_S:
         try:
-            return read()
+            return call()
         except OSError as error:
             if error.errno not in _TRANSIENT:
                 raise
             time.sleep(pause_s)
-    return read()
+    return call()
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     system, path = filesystem(uri)
-    return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
+    with _about(uri):
+        return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder (for an object store: whether any object lies below it)."""
     system, path = filesystem(uri)
-    return bool(system.get_file_info(path).type == pafs.FileType.Directory)
+    with _about(uri):
+        return bool(system.get_file_info(path).type == pafs.FileType.Directory)
 
 
 def list_entries(uri: str, suffix: str = "") -> list[Entry]:
@@ -190,7 +233,8 @@ def list_entries(uri: str, suffix: str = "") -> list[Entry]:
     are left out, as Parquet readers do.
     """
     system, path = filesystem(uri)
-    infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    with _about(uri):
+        infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     base, start = uri.rstrip("/"), len(path.rstrip("/")) + 1
     found = []
     for info in infos:
@@ -210,7 +254,14 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
 def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
     """Names of the folders right in a folder, and the files right in it; both sorted, nothing hidden."""
     system, path = filesystem(uri)
-    infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    if system.type_name == "gcs":
+        # pyarrow lists a folder of Google's only where an object stands for it, which uploads do not make.
+        below = [(one.uri.removeprefix(uri.rstrip("/") + "/"), one) for one in list_entries(uri)]
+        return sorted({inner.partition("/")[0] for inner, _ in below if "/" in inner}), [
+            one for inner, one in below if "/" not in inner
+        ]
+    with _about(uri):
+        infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     shown = [info for info in infos if not info.base_name.startswith((".", "_"))]
     folders = sorted(info.base_name for info in shown if info.type == pafs.FileType.Directory)
     return folders, sorted(Entry(join(uri, i.base_name), i.size, i.mtime_ns) for i in shown if i.is_file)
@@ -219,14 +270,16 @@ def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
 def entry(uri: str) -> Entry | None:
     """Size and time of change of a file, None when there is no file of that name."""
     system, path = filesystem(uri)
-    info = _retried(lambda: system.get_file_info(path))
+    with _about(uri):
+        info = _retried(lambda: system.get_file_info(path))
     return Entry(uri, info.size, info.mtime_ns) if info.is_file else None
 
 
 def open_input(uri: str) -> pa.NativeFile:
     """Open a file for reading bytes, seekable. Raises FileNotFoundError when it is not there."""
     system, path = filesystem(uri)
-    return _retried(lambda: system.open_input_file(path))
+    with _about(uri):
+        return _retried(lambda: system.open_input_file(path))
 
 
 def open_mapped(uri: str) -> pa.NativeFile:
@@ -281,17 +334,10 @@ def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
     if is_uri(uri):
         system, path = filesystem(uri)
         # By default pyarrow would compress what is named like a compressed file.
-        with system.open_output_stream(path, compression=None) as stream:
+        with _about(uri), system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
-    target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(target)
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _write_local(uri, lambda temporary: temporary.write_bytes(data))
 
 
 def write_text(uri: str, text: str) -> None:
@@ -317,14 +363,26 @@ def write_row_groups(tables: Sequence[pa.Table], uri: str) -> None:
         _write_parquet(tables, whole)
         write_bytes(uri, whole.getvalue())
         return
+    _write_local(uri, lambda temporary: _write_parquet(tables, str(temporary)))
+
+
+def _write_local(uri: str, write: Callable[[Path], Any]) -> None:
+    """Have `write` make a file beside the target, and give it the target's name when it is whole."""
     target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
+
+    def attempt() -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     try:
-        _write_parquet(tables, str(temporary))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _retried(attempt)
+    except OSError as error:
+        raise named(error, uri) from error
 
 
 def _write_parquet(tables: Sequence[pa.Table], target: Any) -> None:
@@ -355,11 +413,15 @@ def read_table(uri: str | Sequence[str], columns: Sequence[str] | None = None, f
 def remove(uri: str) -> None:
     """Delete a file or a folder and all below it; nothing happens when it is not there."""
     system, path = filesystem(uri)
-    kind = system.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        system.delete_dir(path)
-    elif kind != pafs.FileType.NotFound:
-        system.delete_file(path)
+    with _about(uri):
+        kind = system.get_file_info(path).type
+        if kind == pafs.FileType.Directory and system.type_name == "gcs":
+            # Its client insists on an object that stands for the folder, which uploads do not make.
+            system.delete_dir_contents(path)
+        elif kind == pafs.FileType.Directory:
+            system.delete_dir(path)
+        elif kind != pafs.FileType.NotFound:
+            system.delete_file(path)
 
 
 def listing_digest(uri: str, suffix: str = "") -> str:

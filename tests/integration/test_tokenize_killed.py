@@ -1,21 +1,14 @@
 """Twenty ends at random moments, of the job or of the actor that computes: the next run comes to the same tables."""
 
-import json
 import random
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from cslm import contracts, storage
-from cslm.speech.tokenizers import KMeansSection
-from cslm.speech.tokenizers.kmeans import KMeansTokenizer
-from tests.data import sounds
+from cslm import storage
+from tests.data import tokenizing
 
-ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 120
 NUM_BROKEN = 6
 
@@ -25,42 +18,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
-    rows = []
-    for seed in range(NUM_CLIPS):
-        sounds.write(root / f"{seed}.wav", seed, 2.0 + seed % 5)
-        rows.append({"id": f"u{seed:03d}", "audio": f"{seed}.wav", "language": ("en", "es")[seed % 2]})
-    for number in range(NUM_BROKEN):
-        (root / f"broken{number}.wav").write_bytes(b"no sound" * number)
-        rows.append({"id": f"x{number}", "audio": f"broken{number}.wav", "language": "en"})
-    (root / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fitted = KMeansTokenizer.fit([sounds.waveform(seed) for seed in range(6)], KMeansSection(codebook_size=30))
-    fitted.save(str(root / "tokenizer"))
+    tokenizing.write_corpus(root, NUM_CLIPS, NUM_BROKEN)
     return root
 
 
 def start(corpus, output, address, num_actors):
-    settings = {
-        "corpus.manifest": corpus / "corpus.jsonl",
-        "corpus.rows_per_shard": 4,
-        "output.path": output,
-        "tokenizer.path": corpus / "tokenizer",
-        "tokenizer.min_actors": num_actors,
-        "tokenizer.max_actors": num_actors,
-        "decode.piece_s": 8,  # several pieces a shard
-        "max_reject_fraction": 0.5,
-        "cluster.address": address,
-    }
-    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    command = [sys.executable, "-P", str(ROOT / "jobs" / "tokenize.py"), *arguments]
-    return subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def tables(output):
-    units = storage.read_table(str(output / "units"))
-    units = contracts.load("units").check(units).sort_by("id")
-    files = storage.list_files(str(output / "rejects"), ".parquet")
-    rejects = contracts.load("rejects").check(storage.read_table(files)).sort_by("id")
-    return units, rejects
+    actors = {"tokenizer__min_actors": num_actors, "tokenizer__max_actors": num_actors}
+    return tokenizing.start(corpus, output, address, **actors)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +35,7 @@ def undisturbed(corpus, ray_cluster, tracking_store, tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", tracking_store)
         started_s = time.monotonic()
         assert start(corpus, output, ray_cluster, 1).wait() == 0
-    units, rejects = tables(output)
+    units, rejects = tokenizing.tables(output)
     assert units.num_rows == NUM_CLIPS
     assert rejects.num_rows == NUM_BROKEN
     return units, rejects, time.monotonic() - started_s
@@ -106,7 +70,7 @@ def test_whatever_is_killed_and_when_the_tables_are_the_same(seed, corpus, undis
     job.wait()
     # Another number of workers than the first time: the tables do not depend on it.
     assert start(corpus, home / "out", ray_cluster, 3 - num_actors).wait() == 0
-    found_units, found_rejects = tables(home / "out")
+    found_units, found_rejects = tokenizing.tables(home / "out")
     assert found_units.equals(units)
     assert found_rejects.equals(rejects)
     told = storage.read_json(str(home / "out" / "summary.json"))["rows"]

@@ -1,3 +1,4 @@
+import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,35 @@ def test_each_way_to_end_has_its_exit_code_and_closes_the_run(
     assert str(error) in capsys.readouterr().err
     assert status_of(tmp_path / "out") == status
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_a_storage_that_fails_is_told_in_one_sentence_and_a_fault_of_ours_with_its_place(
+    start: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(raising(OSError(errno.ENOSPC, "No space left on device", "/disk/out"))) == 1
+    told = capsys.readouterr().err
+    assert "storage must answer and have room" in told
+    assert "No space left on device: /disk/out" in told
+    assert "Traceback" not in told
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), ConnectionError("no cluster")):
+        assert start(raising(error)) == 1
+        told = capsys.readouterr().err
+        assert "storage must answer" not in told
+        assert "Traceback" in told
+
+
+def test_the_end_is_told_even_when_the_tracking_store_fails_too(
+    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: tracking.Run, status: str) -> None:
+        raise RuntimeError("database or disk is full")
+
+    monkeypatch.setattr(tracking.Run, "finish", full)
+    assert start(raising(CslmError("what went wrong"))) == 1
+    told = capsys.readouterr().err
+    assert "what went wrong" in told
+    assert "database or disk is full" in told
+    assert "Traceback" not in told
 
 
 def test_a_bad_config_ends_with_two_before_anything_is_made(

@@ -131,6 +131,29 @@ def test_a_reader_never_sees_a_half_written_file(tmp_path: Path, monkeypatch: py
     assert storage.read_bytes(file) == b"new"
 
 
+def test_a_write_is_tried_again_when_it_may_succeed_and_tells_its_file_when_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PAUSES_S", (0, 0, 0))
+    failures = [errno.ESTALE, errno.EIO]
+    write = Path.write_bytes
+
+    def failing(self: Path, data: bytes) -> int:
+        if failures:
+            raise OSError(failures.pop(), "not now")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    storage.write_bytes(f"{tmp_path}/file", b"123")
+    assert storage.read_bytes(f"{tmp_path}/file") == b"123"
+    failures += [errno.EIO, errno.ENOSPC]
+    with pytest.raises(OSError, match=f"not now: {tmp_path}/file") as caught:
+        storage.write_bytes(f"{tmp_path}/file", b"456")
+    assert caught.value.errno == errno.ENOSPC
+    assert failures == [errno.EIO]
+    assert tree(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("read", [storage.read_bytes, lambda uri: storage.read_range(uri, 0, 3)])
 def test_a_disk_that_answers_the_next_time_is_asked_again(
     read: Callable[[str], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

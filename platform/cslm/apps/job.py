@@ -156,17 +156,26 @@ def run_job(
         _close(job, "KILLED")
         print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if isinstance(error, OSError) and storage.is_fault(error):
+            told = str(storage.fault(error))
+        else:
+            traceback.print_exc()
+            told = "failed; the same command goes on from what is done"
         _close(job, "FAILED")
-        print(f"{name}: failed; the same command goes on from what is done", file=sys.stderr)
+        print(f"{name}: {told}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
 
 
 def _close(job: Job | None, status: str) -> None:
-    if job is not None:
+    if job is None:
+        return
+    try:
         job.close(status)
+    except Exception as error:
+        # It may lie on the disk that is full; how the job ended must be told all the same.
+        print(f"{job.name}: the tracking store could not be told of the end: {error}", file=sys.stderr)
 
 
 def _clock(seconds: float) -> str:

@@ -4,7 +4,8 @@ The driver sees counts only. It enters a shard in the ledger when the counts of 
 in the ledger is not done again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -270,12 +271,13 @@ def _tokenize_shards(
     pending: Sequence[Entry],
     described: dict[str, Any],
     rows_done: int,
-) -> Iterator[Entry]:
-    """Run the pending shards; yields their entries once all are in the ledger."""
+) -> list[Entry]:
+    """Run the pending shards; returns their entries, which are in the ledger."""
     num_rows = rows_done + sum(shard["rows"] for shard in pending)
     meter = tokenize_report.Meter(job)
     arrived: dict[str, list[dict[str, Any]]] = {}
-    recorded: list[Future[Entry]] = []
+    recording: deque[Future[Entry]] = deque()
+    entries: list[Entry] = []
     results = tokenize_pipeline.run(
         pending, ledger.output, described, tokenizer=config.tokenizer, decode=config.decode, intake=config.intake
     )
@@ -291,7 +293,9 @@ def _tokenize_shards(
                 counts: Entry = {}
                 for piece in pieces:
                     counts = add_counts(counts, piece["counts"])
-                recorded.append(writers.submit(ledger.record, shard, counts))
+                recording.append(writers.submit(ledger.record, shard, counts))
+            # An entry that could not be written ends the job now, not when all the work is done.
+            while recording and recording[0].done():
+                entries.append(recording.popleft().result())
     meter.close()
-    for future in recorded:
-        yield future.result()
+    return entries + [future.result() for future in recording]

@@ -124,12 +124,14 @@ def run(
     # Ray refuses GPUs to a step that leaves the batch size to it, and a step with a size is not fused to the one
     # before and so needs a CPU more, which a small cluster may not have. A row is a piece: one a batch is as good.
     decode_batch, tokenize_batch = (1 if on_gpu and not apart else None), (1 if on_gpu else None)
-    dataset = ray.data.range(len(pending), override_num_blocks=len(pending)).map_batches(
+    # One block a shard, there from the start: reading tasks would ask for CPUs that a small cluster may not have.
+    shards = [{"shard": json.dumps(shard)} for shard in pending]
+    dataset: ray.data.Dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         decode_step,
         batch_size=decode_batch,
         batch_format="pyarrow",
         **(resources if apart else {"num_cpus": tokenizer.num_cpus, "num_gpus": tokenizer.num_gpus if on_gpu else 0}),
-        fn_args=(ray.put(list(pending)), output, described["sample_rate_hz"], intake, decode.piece_s),
+        fn_args=(output, described["sample_rate_hz"], intake, decode.piece_s),
     )
     dataset = dataset.map_batches(
         _Tokenize if apart else _TokenizeAndWrite,
@@ -159,10 +161,7 @@ def workers_faults() -> Iterator[None]:
         if isinstance(cause, CslmError):
             raise cause from None
         if isinstance(cause, OSError):
-            raise CslmError(
-                f"storage must answer while a job runs, found {type(cause).__name__}: {_text_of(cause)}; no row is "
-                "rejected for it: the same command goes on from what is done"
-            ) from error
+            raise storage.fault(cause) from error
         raise
 
 
@@ -175,11 +174,6 @@ def _root_cause(error: BaseException) -> BaseException | None:
             found = at
         at = at.cause if isinstance(at, RayTaskError) else at.__cause__
     return found
-
-
-def _text_of(error: OSError) -> str:
-    """What storage said, without the advice that Ray appends to the error's arguments."""
-    return error.strerror or str(error).partition("\nFailed to ")[0]
 
 
 def device_of(section: TokenizerSection) -> str:
@@ -213,18 +207,14 @@ def _most_actors(section: TokenizerSection, on_gpu: bool) -> int:
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if on_gpu:
         return max(1, int(resources.get("GPU", 0) / section.num_gpus))
-    return max(1, int(resources["CPU"] / section.num_cpus / 2))
+    return max(1, int(resources.get("CPU", 0) / section.num_cpus / 2))
 
 
-def _decode(
-    batch: pa.Table, pending: Any, output: str, sample_rate_hz: int, intake: Intake, piece_s: float
-) -> Iterator[pa.Table]:
-    shards = ray.get(pending)
-    for position in batch.column("id").to_pylist():
-        shard = shards[position]
-        rows = manifest.read_shard(output, shard["name"])
+def _decode(batch: pa.Table, output: str, sample_rate_hz: int, intake: Intake, piece_s: float) -> Iterator[pa.Table]:
+    for told in batch.column("shard").to_pylist():
+        rows = manifest.read_shard(output, json.loads(told)["name"])
         for number, (piece, last) in enumerate(recordings.decode_shard(rows, sample_rate_hz, intake, piece_s)):
-            yield _row(shard=json.dumps(shard), piece=number, last=last, table=_packed(piece))
+            yield _row(shard=told, piece=number, last=last, table=_packed(piece))
 
 
 class _Tokenize:

@@ -14,6 +14,7 @@ import numpy as np
 
 from cslm.data.duplicates import audio_digest
 from cslm.data.filters import FiltersSection, clip_fault, text_fault
+from cslm.data.ids import part_id
 from cslm.data.text_normal import normalise
 from cslm.errors import AudioError
 from cslm.speech import segment
@@ -87,7 +88,7 @@ def _split(
     trimmed_s = recording.length_s - sum(end_s - start_s for start_s, end_s in spans)
     for number, (start_s, end_s) in enumerate(spans):
         place = {"start_s": start_s, "end_s": min(end_s, recording.length_s)}
-        span = {**row, "id": f"{row['id']}#{number}", "part_of": row["id"], **place}
+        span = {**row, "id": part_id(row["id"], number), "part_of": row["id"], **place}
         if number == 0:
             span["trimmed_s"] = max(0.0, trimmed_s)
         else:

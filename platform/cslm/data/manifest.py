@@ -21,7 +21,7 @@ from cslm.config import Section, fingerprint
 from cslm.data import language_tags
 from cslm.data.corpora import Corpus, CorpusSection
 from cslm.data.corpora.source import FAULT, GROUP, REASON, SPLIT_NAMES, Row, split_in
-from cslm.data.seen import Seen
+from cslm.data.ids import Ids
 from cslm.errors import ConfigError
 
 MANIFEST_FILE = "manifest.json"
@@ -120,7 +120,7 @@ class _Builder:
         self._contract = contracts.load("utterances")
         self._waiting: dict[tuple[str, str], list[Row]] = {}
         self._groups: dict[tuple[str, str], str | None] = {}
-        self._seen = Seen()
+        self._ids = Ids()
         self._num_rows = 0
         self._shards: list[dict[str, Any]] = []
         self._rejects: list[Row] = []
@@ -140,10 +140,10 @@ class _Builder:
             raise ConfigError(
                 f"corpus.language: must be given, as none of the first {len(rows):,} rows names a language"
             )
-        twice = self._seen.add([clean["id"] for _, clean in taken])
-        for (number, clean), repeated in zip(taken, twice, strict=True):
-            if repeated:
-                message = f"ids must be unique, found {clean['id']} again in row {number}; rename or drop the row"
+        faults = self._ids.faults([clean for _, clean in taken])
+        for (number, clean), id_fault in zip(taken, faults, strict=True):
+            if id_fault:
+                message = f"ids must be unique, found {id_fault} in row {number}; rename or drop the row"
                 self._reject(number, clean, "duplicate_id", message)
                 continue
             place = (clean["language"], clean["split"])

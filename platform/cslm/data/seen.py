@@ -2,32 +2,42 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Seen:
     """Which texts came before: sorted runs of 128-bit digests, merged when as long as their elder."""
 
     def __init__(self) -> None:
-        self._runs: list[np.ndarray[Any, Any]] = []
+        self._runs: list[NDArray[np.bytes_]] = []
 
     def add(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text was seen before, in an earlier call or earlier in this one."""
         if not texts:
             return []
-        data = b"".join(hashlib.blake2b(one.encode(), digest_size=16).digest() for one in texts)
-        digests = np.frombuffer(data, "S16")
-        # numpy's bytes end at trailing zeros; two digests that differ only there are one in 2^120.
-        unique, first = np.unique(digests, return_index=True)
+        unique, first = np.unique(_digests(texts), return_index=True)
         repeated = np.ones(len(texts), bool)
-        repeated[first] = False
-        for run in self._runs:
-            place = np.searchsorted(run, unique)
-            found = run[np.minimum(place, len(run) - 1)] == unique
-            repeated[first[found]] = True
+        repeated[first] = self._found(unique)
         self._runs.append(unique)
         while len(self._runs) > 1 and len(self._runs[-2]) <= len(self._runs[-1]):
             self._runs[-2:] = [np.unique(np.concatenate(self._runs[-2:]))]
-        return [bool(flag) for flag in repeated]
+        return repeated.tolist()
+
+    def known(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text was added before."""
+        return self._found(_digests(texts)).tolist() if texts and self._runs else [False] * len(texts)
+
+    def _found(self, digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        found = np.zeros(len(digests), bool)
+        for run in self._runs:
+            place = np.searchsorted(run, digests)
+            found |= run[np.minimum(place, len(run) - 1)] == digests
+        return found
+
+
+def _digests(texts: Sequence[str]) -> NDArray[np.bytes_]:
+    data = b"".join(hashlib.blake2b(one.encode(), digest_size=16).digest() for one in texts)
+    # numpy's bytes end at trailing zeros; two digests that differ only there are one in 2^120.
+    return np.frombuffer(data, "S16")

@@ -97,6 +97,14 @@ def test_ids_that_come_again_much_later_are_found(make, tmp_path, monkeypatch):
     assert sorted(one["id"] for one in rejects(tmp_path)) == ["u0", "u50", "u99", "u99"]
 
 
+def test_an_id_that_splitting_may_give_to_another_rows_utterance_is_refused(make, tmp_path):
+    made = make([row(1, text=None), row(2) | {"id": "u1#0"}, row(3) | {"id": "u3#0"}, row(3)])
+    assert made.rejected == {"duplicate_id": 1}
+    [refused] = rejects(tmp_path)
+    assert refused["id"] == "u1#0"
+    assert "kept for an utterance of u1" in refused["message"]
+
+
 def test_values_get_the_types_of_the_contract(make, tmp_path):
     made = make([row(1, id=17, speaker=3, start_s="0.5", end_s=2, text="", split=None, language=None)], language="fr")
     table = manifest.read_shard(str(tmp_path / "out"), made.shards[0]["name"]).to_pylist()
