@@ -73,6 +73,30 @@ def test_long_audio_is_computed_in_stretches_and_comes_out_as_in_one(tokenizer, 
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("frame_rate_hz", [50.0, 25.0])
+def test_a_stream_has_the_codes_of_the_whole(frame_rate_hz):
+    tokenizer = LearnedTokenizer(saved(frame_rate_hz))
+    rng = np.random.default_rng(0)
+    loudness = np.repeat(rng.uniform(0.02, 1, 260), 16_000).astype(np.float32)
+    whole = (waveform(1, 260.0) * loudness)[:-123]
+    expected = tokenizer.encode([whole])[0]
+    cuts = np.sort(rng.integers(0, len(whole), 40))
+    parts = list(tokenizer.encode_stream(np.split(whole, cuts)))
+    found = np.concatenate(parts)
+    assert len(parts) > 2
+    assert len(found) == len(expected)
+    # Sums are taken over other stretches, so that a frame between two units may fall to the other one.
+    assert (found == expected).mean() > 0.999
+
+
+def test_a_short_stream_and_none_at_all(tokenizer):
+    np.testing.assert_array_equal(
+        np.concatenate(list(tokenizer.encode_stream([CLIPS[2][:5000], CLIPS[2][5000:]]))),
+        tokenizer.encode([CLIPS[2]])[0],
+    )
+    assert list(tokenizer.encode_stream([])) == []
+
+
 def test_a_folder_gives_the_same_units_and_its_fingerprint_is_of_its_content(tmp_path, tokenizer):
     for place in ("one", "two"):
         saved().save(str(tmp_path / place))

@@ -3,15 +3,16 @@
 `jobs/fit_tokenizer.py` makes the folder; the same folder recognises speech (see `cslm.speech.recogniser`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from cslm.errors import ConfigError
-from cslm.speech.recogniser.features import SAMPLE_RATE_HZ
+from cslm.speech.recogniser.features import SAMPLE_RATE_HZ, WINDOW_S
 from cslm.speech.recogniser.network import FRAME_RATE_HZ
 from cslm.speech.recogniser.recogniser import Recogniser
 from cslm.speech.tokenizers import LearnedSection
@@ -19,6 +20,8 @@ from cslm.speech.tokenizers.networks import WEIGHTS_FILE, Codes, Float32, Networ
 from cslm.speech.tokenizers.saved import Saved
 
 CENTROIDS_FILE = "centroids.safetensors"
+# Codes that one step of a stream gives, in seconds.
+_STREAM_STEP_S = 60.0
 
 
 class LearnedTokenizer(NetworkTokenizer):
@@ -57,6 +60,36 @@ class LearnedTokenizer(NetworkTokenizer):
             settings={"precision": "fp32", "frame_rate_hz": frame_rate_hz},
             network=network,
         )
+
+    @property
+    def context_s(self) -> float:
+        """Seconds to either side that a code depends on: two windows of normalisation, half each, and the network."""
+        return WINDOW_S + (self.recogniser.network.reach + 2) / FRAME_RATE_HZ
+
+    def encode_stream(self, blocks: Iterable[Float32]) -> Iterator[Codes]:
+        """The codes of audio that comes in blocks (T,) of any size, as far as each step knows them; bounded memory.
+
+        Together they are those of the whole. A code is given once `context_s` behind it, and up to a minute more, is
+        there.
+        """
+        spacing = round(SAMPLE_RATE_HZ / self.frame_rate_hz)
+        # Whole codes, so that every step's frames lie on the grid of the whole.
+        step, context = (
+            spacing * -(-round(seconds * SAMPLE_RATE_HZ) // spacing) for seconds in (_STREAM_STEP_S, self.context_s)
+        )
+        held = np.empty(0, np.float32)
+        before = 0  # samples held that are behind what was given
+        for block in blocks:
+            held = np.concatenate((held, block))
+            while len(held) >= before + step + context:
+                codes = self.encode([held[: before + step + context]])[0]
+                yield codes[before // spacing : (before + step) // spacing]
+                dropped = max(0, before + step - context)
+                held, before = held[dropped:], before + step - dropped
+        if len(held) > before:
+            rest = self.encode([held])[0][before // spacing :]
+            if len(rest):
+                yield rest
 
     def _place(self, device: torch.device) -> None:
         self.recogniser.to(device)
