@@ -23,7 +23,7 @@ def summarise(
         "tokenizer": {name: described[name] for name in ("kind", "fingerprint", "codebook_size", "frame_rate_hz")},
         "qualities": described["qualities"],
         "learned_from": learned_from,
-        "training": {name: result[name] for name in ("step", "audio_s", "train_s", "loss", "errors")},
+        "training": {name: result[name] for name in ("step", "audio_s", "train_s", "cpu_s", "loss", "errors")},
     }
 
 

@@ -231,6 +231,7 @@ def _units(
         [shard["name"] for shard in train],
         [shard["name"] for shard in dev],
         result["errors"],
+        result["cpu_s"],
         folder,
     )
     ray.get(made)

@@ -59,6 +59,7 @@ class Progress:
     step: int = 0
     audio_s: float = 0.0
     train_s: float = 0.0
+    cpu_s: float = 0.0  # of the processes of all ranks
     loss: float = float("nan")
     best_error: float = float("inf")
     since_best: int = 0
@@ -113,16 +114,19 @@ def train(
     """
     window_loss, window_audio_s, window_wait_s, window_start_s = 0.0, 0.0, 0.0, time.perf_counter()
     before_s, started_s, window_steps = progress.train_s, time.perf_counter(), 0
+    before_cpu_s, started_cpu_s = progress.cpu_s, time.process_time()
     while not progress.ended:
         asked_s = time.perf_counter()
         batch = feed.batch(progress.step)
         window_wait_s += time.perf_counter() - asked_s
         # What all ranks must agree on: frames of the step, and the time that rank 0 has seen.
-        shared = torch.tensor([batch.num_frames, 0.0], dtype=torch.float64, device=device)
+        cpu_s = time.process_time() - started_cpu_s
+        shared = torch.tensor([batch.num_frames, 0.0, cpu_s], dtype=torch.float64, device=device)
         if dist.get_rank() == 0:
             shared[1] = before_s + time.perf_counter() - started_s
         dist.all_reduce(shared)
         num_frames, progress.train_s = int(shared[0]), float(shared[1])
+        progress.cpu_s = before_cpu_s + float(shared[2])
         loss = losses(network, batch, device, section) / num_frames
         loss.backward()  # type: ignore[no-untyped-call]
         window_loss += _reduce(network, loss.detach())

@@ -41,12 +41,14 @@ def make(
     train: Sequence[str],
     dev: Sequence[str],
     errors: dict[str, float],
+    fit_cpu_s: float,
     folder: str,
 ) -> None:
     """Fit the units on spectra of the shards `train` and save the tokenizer to `folder`.
 
-    Its file notes `errors` (the recogniser's character error rate by language) and what the units are like on `dev`,
-    or on what they were fitted on where there is no `dev`. Raises CheckpointError for fewer frames than units.
+    Its file notes `errors` (the recogniser's character error rate by language), the CPU time of its training, and what
+    the units are like on `dev`, or on what they were fitted on where there is no `dev`. Raises CheckpointError for
+    fewer frames than units.
     """
     network = Network(shape, alphabet.num_symbols).eval()
     network.load_state_dict(weights)
@@ -63,7 +65,7 @@ def make(
     measured = sample(spectra.read(output, dev), section.fit_audio_s, section.seed) or chosen
     codes = [nearest(middle(network, spectrum, together), centroids_KD) for spectrum in measured]
     qualities = {"character_error_rate": errors, **described(codes, section.codebook_size, section.frame_rate_hz)}
-    saved.with_notes(qualities=qualities).save(storage.absolute(folder))
+    saved.with_notes(qualities=qualities, fit_cpu_s=round(fit_cpu_s, 1)).save(storage.absolute(folder))
 
 
 def sample(rows: Sequence[Spectrum], seconds: float, seed: int) -> list[Spectrum]:
