@@ -63,7 +63,7 @@ def test_results_stand_in_the_order_of_the_clips():
 def test_an_unknown_kind_is_told_with_the_known_ones():
     for kind in ("wav2vec", "my-package:Class", "package:", ":Class", "package.module:a.b"):
         with pytest.raises(
-            ConfigError, match=r"tokenizer.kind: must be one of \['hubert', 'kmeans', 'mimi', 's3'\] or"
+            ConfigError, match=r"tokenizer.kind: must be one of \['hubert', 'kmeans', 'learned', 'mimi', 's3'\] or"
         ):
             tokenizer.check_kind(kind)
     tokenizer.check_kind("my_package.my_module:MyTokenizer")
