@@ -291,7 +291,7 @@ def main() -> None:
             ),
             "end_to_end_over_bare_light": (
                 "k-means, one core for all, Ray included",
-                lambda: on_one_core(lambda: end_to_end(work, "kmeans", kmeans, light, turns, 256)),
+                lambda: on_one_core(lambda: end_to_end(work, "kmeans", kmeans, light, turns, 512)),
             ),
             "bucketed_over_padded": (
                 "clips of mixed lengths",

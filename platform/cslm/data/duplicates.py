@@ -33,10 +33,11 @@ def audio_digest(samples: Waveform) -> str:
 
     Every fourth sample and their number are looked at: no two recordings agree in these and not in the others.
     """
-    lowest, highest = float(samples.min(initial=0)), float(samples.max(initial=0))
+    picked = samples[::_SAMPLES_APART]
+    lowest, highest = float(picked.min(initial=0)), float(picked.max(initial=0))
     if max(highest, -lowest) < _FAINT:
         return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
-    rounded = samples[::_SAMPLES_APART] * np.float32(32768)
+    rounded = picked * np.float32(32768)
     np.rint(rounded, out=rounded)
     if highest > 0.9999 or lowest < -1:
         np.clip(rounded, -32768, 32767, out=rounded)

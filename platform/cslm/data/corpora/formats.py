@@ -85,7 +85,7 @@ class CorpusSection(Section):
     root: str | None = setting(
         None, "folder that relative paths of audio start from and may not leave; the corpus' own"
     )
-    rows_per_shard: int = setting(256, "utterances in a shard, the unit of work and of resuming", ge=1)
+    rows_per_shard: int = setting(512, "utterances in a shard, the unit of work and of resuming", ge=1)
 
     @field_validator("format")
     @classmethod
