@@ -19,6 +19,8 @@ from cslm.speech import tokenizer as speech
 from cslm.speech.tokenizer import SpeechTokenizer, encode_all
 from cslm.speech.tokenizers import KMeansSection
 from cslm.speech.tokenizers.kmeans import KMeansTokenizer
+from cslm.speech.tokenizers.learned import LearnedTokenizer
+from cslm.speech.transcript import EditCounts, edit_counts
 from tests.benchmarks import _spoken
 from tests.benchmarks._spoken import Spoken
 
@@ -59,11 +61,18 @@ def run(
             "audio_s_per_cpu_s": round(speed, 1),
             "fit_cpu_s": None if made.fit_cpu_s is None else round(made.fit_cpu_s, 1),
         }
+        told_by_itself = _own_errors(made.tokenizer, [*words, *sentences], len(words))
+        if told_by_itself:
+            figures[name]["own_errors"] = _rounded(told_by_itself)
         console.print(f"{name}: measured")
     baseline = figures[BASELINE]["probe_error"]
     for found_figures in figures.values():
         found_figures["probe_error_over_baseline"] = round(found_figures["probe_error"] / baseline, 3)
     console.print(_table(figures, title))
+    for name, found_figures in figures.items():
+        if "own_errors" in found_figures:
+            shown = ", ".join(f"{each} {error:.1%}" for each, error in found_figures["own_errors"].items())
+            console.print(f"{name} as a recogniser, character error (greedy) on the same tests: {shown}")
     return figures
 
 
@@ -103,6 +112,21 @@ def _measure(
         utterances[: len(words)], utterances[len(words) :], tokenizer.codebook_size, num_probe_steps=num_probe_steps
     )
     return found, sum(one.audio_s for one in spoken) / cpu_s
+
+
+def _own_errors(tokenizer: SpeechTokenizer, spoken: Sequence[Spoken], num_words: int) -> dict[str, float]:
+    """Character error of a tokenizer that is a recogniser too, on the probe's test sets; none of others."""
+    if not isinstance(tokenizer, LearnedTokenizer):
+        return {}
+    counts: dict[str, list[EditCounts]] = {}
+    for place, one in enumerate(spoken):
+        if one.split == "test":
+            text = tokenizer.recogniser.texts([one.at(tokenizer.sample_rate_hz)])[0]
+            counts.setdefault("words" if place < num_words else one.language, []).append(edit_counts(one.text, text))
+    return {
+        name: sum(each.character_errors for each in found) / sum(each.characters for each in found)
+        for name, found in counts.items()
+    }
 
 
 # Heading, name of the figure, format.

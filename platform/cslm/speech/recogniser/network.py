@@ -86,8 +86,8 @@ class Network(nn.Module):
         self.shape = shape
         self.num_symbols = num_symbols
         width, reach = shape.width, shape.stem_kernel // 2
-        self.stem = nn.Conv1d(NUM_MELS, width, shape.stem_kernel, stride=_STRIDE, padding=reach)
-        self.stem2 = nn.Conv1d(width, width, shape.stem_kernel, padding=reach)
+        self.stem = _Convolution(NUM_MELS, width, shape.stem_kernel, stride=_STRIDE, padding=reach)
+        self.stem2 = _Convolution(width, width, shape.stem_kernel, padding=reach)
         self.blocks = nn.ModuleList(_Block(shape, dropout) for _ in range(shape.num_blocks))
         self.unit_norm = nn.LayerNorm(width)
         self.norm = nn.LayerNorm(width)
@@ -109,14 +109,22 @@ class Network(nn.Module):
         """What decides the architecture."""
         return asdict(self.shape)
 
+    def settle(self) -> "Network":
+        """Arrange the weights for computing without gradients, return self; they must not change any more."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, _Convolution | _Block):
+                module.settle()
+        return self
+
     def middle(self, mel_TM: Tensor, mask_T1: Tensor | None) -> Tensor:
         """What the unit block gives, (T, width), before its norm; `mask_T1` (T, 1) is 0 between clips."""
         if mask_T1 is not None:
             mel_TM = mel_TM * mask_T1.repeat_interleave(_STRIDE, 0)
-        x_TC = F.gelu(_convolved(mel_TM, self.stem), approximate="tanh")
+        x_TC = F.gelu(self.stem(mel_TM), approximate="tanh")
         if mask_T1 is not None:
             x_TC = x_TC * mask_T1.to(x_TC.dtype)
-        x_TC = F.gelu(_convolved(x_TC, self.stem2), approximate="tanh")
+        x_TC = F.gelu(self.stem2(x_TC), approximate="tanh")
         for block in self.blocks[: self.shape.unit_block]:
             x_TC = block(x_TC, mask_T1)
         return x_TC
@@ -134,6 +142,28 @@ class Network(nn.Module):
         return middle_TV, self.head(self.norm(x_TC))
 
 
+class _Convolution(nn.Conv1d):
+    """A convolution over time, (T, C) -> (T / stride, D)."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._flat_DK: Tensor | None
+        self.register_buffer("_flat_DK", None, persistent=False)
+
+    def settle(self) -> None:
+        self._flat_DK = self.weight.transpose(1, 2).flatten(1)
+
+    def forward(self, x_TC: Tensor) -> Tensor:
+        if self._flat_DK is None:
+            return super().forward(x_TC.T[None])[0].T.contiguous()
+        # As one product of overlapping stretches: on CPUs a third quicker on the length of a sentence.
+        (stride,), (kernel,), width = self.stride, self.kernel_size, x_TC.shape[1]
+        padded_TC = F.pad(x_TC, (0, 0, kernel // 2, kernel // 2)).contiguous()
+        count = (len(padded_TC) - kernel) // stride + 1
+        stretches_TK = padded_TC.as_strided((count, kernel * width), (stride * width, 1))
+        return F.linear(stretches_TK, self._flat_DK, self.bias)
+
+
 class _Block(nn.Module):
     """Depthwise convolution over time, norm, two linear layers, all beside a residual path."""
 
@@ -146,6 +176,10 @@ class _Block(nn.Module):
         self.down = nn.Linear(shape.hidden, shape.width)
         self.dropout = nn.Dropout(dropout)
         self._reach = shape.kernel // 2
+        self._taps: tuple[Tensor, ...] = ()
+
+    def settle(self) -> None:
+        self._taps = self.kernel[:, 0, 0].T.contiguous().unbind()
 
     def forward(self, x_TC: Tensor, mask_T1: Tensor | None) -> Tensor:
         """(T, C) -> (T, C)."""
@@ -154,6 +188,13 @@ class _Block(nn.Module):
         return x_TC + gained_TC
 
     def _heard(self, x_TC: Tensor) -> Tensor:
+        if self._taps and x_TC.device.type == "cpu":
+            # As a sum of shifted frames: quicker at any length, and without gradients it keeps nothing.
+            padded_TC = F.pad(x_TC, (0, 0, self._reach, self._reach))
+            sum_TC = padded_TC[: len(x_TC)] * self._taps[0]
+            for shift, tap_C in enumerate(self._taps[1:], 1):
+                sum_TC.addcmul_(padded_TC[shift : shift + len(x_TC)], tap_C)
+            return sum_TC
         # In two dimensions, channels last: on CPUs this form is several times as quick as the one for sequences,
         # and quicker in single than in half precision.
         if torch.is_autocast_enabled(x_TC.device.type):
@@ -161,16 +202,3 @@ class _Block(nn.Module):
                 return self._heard(x_TC)
         x_1C1T = x_TC.float().T[None, :, None]
         return F.conv2d(x_1C1T, self.kernel, padding=(0, self._reach), groups=x_TC.shape[1])[0, :, 0].T
-
-
-def _convolved(x_TC: Tensor, layer: nn.Conv1d) -> Tensor:
-    """A convolution over time, (T, C) -> (T / stride, D)."""
-    if torch.is_grad_enabled():
-        return layer(x_TC.T[None])[0].T.contiguous()  # type: ignore[no-any-return]
-    # As one product of overlapping stretches: on CPUs a third quicker on the length of a sentence.
-    stride, kernel = layer.stride[0], layer.kernel_size[0]
-    padded_TC = F.pad(x_TC, (0, 0, kernel // 2, kernel // 2)).contiguous()
-    width = x_TC.shape[1]
-    count = (len(padded_TC) - kernel) // stride + 1
-    stretches_TK = padded_TC.as_strided((count, kernel * width), (stride * width, 1))
-    return F.linear(stretches_TK, layer.weight.transpose(1, 2).flatten(1), layer.bias)

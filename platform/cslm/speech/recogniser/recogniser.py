@@ -29,7 +29,7 @@ class Recogniser:
     """A network, and the alphabet that names its outputs."""
 
     def __init__(self, network: Network, alphabet: Alphabet) -> None:
-        self.network = network.eval()
+        self.network = network.settle()
         self.alphabet = alphabet
         self.device = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from cslm.train.recogniser.feed import Batch, SpectraFeed, lay_out
 class FitSection(Section):
     """Steps, batches, learning rate and the workers that train the recogniser."""
 
-    max_steps: int = setting(1500, "optimizer steps at most", ge=1)
+    max_steps: int = setting(1200, "optimizer steps at most", ge=1)
     max_minutes: float | None = setting(
         None, "training time at most; the learning rate falls to it. Two runs are alike without it only", gt=0
     )
