@@ -58,7 +58,7 @@ def test_every_example_of_the_split_lies_in_one_row(corpus, ray_cluster):
     assert len(found) == len(set(found)) == len(expected)
     assert set(found) == expected
     assert sum(task["examples"] for task in stats["tasks"].values()) == len(expected)
-    assert stats["efficiency"] > 0.95
+    assert stats["efficiency"] > 0.9
     assert stats["too_long"] == 0
     for row in storage.read_table(output).to_pylist():
         assert sum(row["segment_lengths"]) == len(row["input_ids"]) == len(row["loss_mask"]) <= 200

@@ -22,7 +22,9 @@ from cslm import contracts, storage
 from cslm.config import REQUIRED, Section, fingerprint, group, setting
 from cslm.errors import ConfigError
 from cslm.lm import packing, text_tokenizer, vocabulary
-from cslm.lm.examples import Example, ExampleBuilder
+from cslm.lm.chain import ChainSection
+from cslm.lm.chunks import Spoken
+from cslm.lm.examples import Example, ExampleBuilder, groups_of
 
 STATS = "stats.json"
 _EXAMPLES_PER_BUCKET = 4096
@@ -146,7 +148,7 @@ def _builder(model_folder: str) -> tuple[ExampleBuilder, vocabulary.Vocabulary]:
     """Opened once a process: a worker takes many chunks."""
     with storage.local_folder(model_folder) as folder:
         layout = vocabulary.load(folder)
-        return ExampleBuilder(text_tokenizer.load(folder), layout), layout
+        return ExampleBuilder(text_tokenizer.load(folder), layout, ChainSection(form="full")), layout
 
 
 class _ExampleStep:
@@ -195,11 +197,15 @@ class _ExampleStep:
             layout.require_units_of(pc.unique(table.column("tokenizer")).to_pylist(), job["file"])
             for row in table.select(["id", "language", "text", "units"]).to_pylist():
                 if row["text"]:
-                    yield from self._copied("asr", row["id"], partial(builder.recognition, row))
-                    yield from self._copied("tts", row["id"], partial(builder.synthesis, row))
+                    for task in ("asr", "tts"):
+                        yield from self._copied(
+                            task, row["id"], partial(builder.build, f"{task}/{row['language']}", row, {})
+                        )
         elif job["table"] == "parallel_text":
             for row in table.to_pylist():
-                yield from self._copied("mt", row["id"], partial(builder.translation, row))
+                yield from self._copied(
+                    "mt", row["id"], partial(builder.build, groups_of("parallel_text", row)[0], row, {})
+                )
         else:
             yield from self._dialogues(table.to_pylist(), builder)
 
@@ -210,19 +216,24 @@ class _ExampleStep:
         for row in dialogues:
             needed = {turn["audio"] for turn in row["turns"] if turn["audio"] is not None}
             if not needed:
-                yield from self._copied("text", row["id"], partial(builder.text_dialogue, row))
+                yield from self._copied(
+                    "text", row["id"], partial(builder.build, groups_of("dialogues", row)[0], row, {})
+                )
             elif self._num_copies("answer", row["id"]):
                 spoken.append((row, needed))
-        units = units_of(self._section.units, sorted(set().union(*(ids for _, ids in spoken)))) if spoken else {}
+        found = units_of(self._section.units, sorted(set().union(*(ids for _, ids in spoken)))) if spoken else {}
+        units = {name: Spoken(codes) for name, codes in found.items()}
         for row, needed in spoken:
             if needed <= units.keys():
-                yield from self._copied("answer", row["id"], partial(builder.spoken_dialogue, row, units))
+                yield from self._copied(
+                    "answer", row["id"], partial(builder.build, groups_of("dialogues", row)[0], row, units)
+                )
 
-    def _copied(self, task: str, source: str, build: Callable[[], Example]) -> Iterator[tuple[Example, int]]:
+    def _copied(self, task: str, source: str, build: Callable[[], list[Example]]) -> Iterator[tuple[Example, int]]:
         copies = self._num_copies(task, source)
         if copies:
-            example = build()
-            yield from ((example, copy) for copy in range(copies))
+            examples = build()
+            yield from ((example, copy) for example in examples for copy in range(copies))
 
     def _num_copies(self, task: str, source: str) -> int:
         weight = self._weights.get(task, 0.0)

@@ -13,10 +13,11 @@ import torch
 from cslm import contracts, storage
 from cslm.data import pack
 from cslm.evaluate.metrics import edit_counts, is_right
-from cslm.lm import generate, text_tokenizer, vocabulary
+from cslm.lm import chain, generate, text_tokenizer, vocabulary
 from cslm.lm import model as lm_model
-from cslm.lm.examples import ExampleBuilder
-from cslm.lm.vocabulary import ANSWER, QUESTION, SPEECH_START
+from cslm.lm.chain import ChainSection
+from cslm.lm.chunks import Spoken
+from cslm.lm.examples import ExampleBuilder, groups_of
 
 # One item: `table` (units or dialogues), the table's `row`, and for dialogues the `units` of its spoken turns.
 Item = dict[str, Any]
@@ -67,31 +68,26 @@ class Examiner:
             self._tokenizer = text_tokenizer.load(folder)
             self._layout = vocabulary.load(folder)
             self._model = lm_model.load(folder).to(torch.device(device)).eval()
-        self._builder = ExampleBuilder(self._tokenizer, self._layout)
+        # Of an exchange before the question nothing is aligned here: its answers are given as the whole chain.
+        self._builder = ExampleBuilder(self._tokenizer, self._layout, ChainSection(form="full"))
         self._max_new_tokens = max_new_tokens
 
     def __call__(self, items: Sequence[Item]) -> pa.Table:
         """Ask the model for every item and score what it gives."""
-        examples = [self._example(item) for item in items]
-        # The answer's speech is not scored here, so writing it is not waited for.
-        stop_ids = [int(self._tokenizer.eos_token_id), self._layout.special(SPEECH_START)]
+        groups = [_group(item) for item in items]
         outputs = generate.greedy(
             self._model,
-            [self._builder.prompt(example) for example in examples],
-            stop_ids=stop_ids,
+            [self._prompt(item, group) for item, group in zip(items, groups, strict=True)],
+            stop_ids=[int(self._tokenizer.eos_token_id)],
             pad_id=int(self._tokenizer.pad_token_id or 0),
             max_new_tokens=self._max_new_tokens,
         )
-        rows = [
-            self._score(item, example.task, output)
-            for item, example, output in zip(items, examples, outputs, strict=True)
-        ]
+        rows = [self._score(item, group, output) for item, group, output in zip(items, groups, outputs, strict=True)]
         return contracts.load("predictions").table(rows)
 
-    def _example(self, item: Item) -> Any:
-        if item["table"] == "units":
-            return self._builder.recognition(item["row"])
-        return self._builder.spoken_dialogue(item["row"], item["units"])
+    def _prompt(self, item: Item, group: str) -> list[int]:
+        spoken = {name: Spoken(units) for name, units in item["units"].items()}
+        return self._builder.prompt(group, item["row"], spoken)
 
     def _score(self, item: Item, task: str, output: Sequence[int]) -> dict[str, Any]:
         row = item["row"]
@@ -100,7 +96,7 @@ class Examiner:
             return {"id": row["id"], "task": task, "reference": row["text"], "output": text} | _counts(
                 row["text"], text
             )
-        heard, answer = split_chain(output, self._layout)
+        heard, answer, _ = chain.split(output, self._layout)
         asked, reference = row["turns"][0]["text"], row["turns"][-1]["text"]
         text, heard_text = self._text(answer), self._text(heard)
         prediction = {
@@ -119,14 +115,9 @@ class Examiner:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def split_chain(ids: Sequence[int], layout: vocabulary.Vocabulary) -> tuple[list[int], list[int]]:
-    """Ids of `[question] TQ [answer] TA` -> (TQ, TA). Without the answer's mark nothing counts as answered."""
-    question, answer = layout.special(QUESTION), layout.special(ANSWER)
-    body = list(ids[1:]) if ids and ids[0] == question else list(ids)
-    if answer not in body:
-        return body, []
-    place = body.index(answer)
-    return body[:place], body[place + 1 :]
+def _group(item: Item) -> str:
+    """The task and direction that an item is counted under; of an utterance its recognition."""
+    return groups_of(item["table"], item["row"])[0]
 
 
 def _counts(reference: str, hypothesis: str) -> dict[str, int]:

@@ -1,12 +1,39 @@
 """Chain of modality: how the answer to a spoken question is written as text and speech.
 
-The whole chain is `[question] TQ [answer] TA <sosp> SA <eosp>`: the model first writes what it heard, then what it
-answers, then says it (CSLM, section on chain-of-modality generation). Text is the bridge between the languages.
+The model first writes what it heard, then what it answers, a few words at a time, each chunk followed at once by its
+speech: `[question] TQ [answer] TA1 <sosp> SA1 <eosp> TA2 <sosp> SA2 <eosp> ...` (CSLM, section on interleaved
+chain-of-modality). Text is the bridge between the languages; chunks let the listener hear the answer early.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+from cslm.config import Section, setting
+from cslm.lm.chunks import Spoken, cut
 from cslm.lm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, Vocabulary
+
+Form = Literal["interleaved", "full", "interleaved_no_question", "full_no_question"]
+
+
+class ChainSection(Section):
+    """How the answer to a spoken question is written."""
+
+    form: Form = setting(
+        "interleaved",
+        "interleaved: chunks of text, each followed by its speech (needs alignments); full: all of the text, then all "
+        "of the speech; no_question: without writing down what was asked",
+    )
+    chunk_words: int = setting(7, "words of a chunk, about; cuts fall at punctuation where there is some near", ge=1)
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether answers are cut into chunks, which takes the alignment of their speech."""
+        return self.form.startswith("interleaved")
+
+    @property
+    def has_question(self) -> bool:
+        """Whether the question is written down before the answer."""
+        return not self.form.endswith("no_question")
 
 
 def speech_span(units: Sequence[int], vocabulary: Vocabulary) -> list[int]:
@@ -15,11 +42,68 @@ def speech_span(units: Sequence[int], vocabulary: Vocabulary) -> list[int]:
     return [vocabulary.special(SPEECH_START), *ids, vocabulary.special(SPEECH_END)]
 
 
-def whole_chain(
-    question_ids: Sequence[int], answer_ids: Sequence[int], answer_units: Sequence[int] | None, vocabulary: Vocabulary
+def answer(
+    text: str, spoken: Spoken | None, section: ChainSection, encode: Callable[[str], list[int]], vocabulary: Vocabulary
 ) -> list[int]:
-    """Token ids of `[question] TQ [answer] TA <sosp> SA <eosp>`; without units the speech is left out."""
-    chain = [vocabulary.special(QUESTION), *question_ids, vocabulary.special(ANSWER), *answer_ids]
-    if answer_units is not None:
-        chain += speech_span(answer_units, vocabulary)
-    return chain
+    """Token ids of an answer: its text and, where it is spoken, its speech, in chunks or one behind the other.
+
+    Raises ValueError when it is to be cut into chunks and the speech is not aligned to the text.
+    """
+    if spoken is None:
+        return encode(text)
+    if not section.is_interleaved:
+        return [*encode(text), *speech_span(spoken.units, vocabulary)]
+    ids: list[int] = []
+    for chunk in cut(text, spoken, section.chunk_words):
+        ids += [*encode(chunk.text), *speech_span(chunk.units, vocabulary)]
+    return ids
+
+
+def with_question(
+    question: str, answer_ids: Sequence[int], section: ChainSection, encode: Callable[[str], list[int]],
+    vocabulary: Vocabulary,
+) -> list[int]:  # fmt: skip
+    """Token ids of `[question] TQ [answer] ...`, or from `[answer]` on where the form has no question."""
+    asked = [vocabulary.special(QUESTION), *encode(question)] if section.has_question else []
+    return [*asked, vocabulary.special(ANSWER), *answer_ids]
+
+
+def alternating(
+    text: str, spoken: Spoken, num_words: int, *, speech_first: bool, encode: Callable[[str], list[int]],
+    vocabulary: Vocabulary,
+) -> list[int]:  # fmt: skip
+    """Token ids of an utterance that goes from text to speech and back at every chunk of about `num_words` words.
+
+    The form of the papers on scaling interleaved speech and text (Nguyen et al. 2024, arXiv:2402.05755; Zeng et al.
+    2024, arXiv:2411.17607): what comes next is said in the other modality. Raises ValueError like `chunks.cut`.
+    """
+    ids: list[int] = []
+    for number, chunk in enumerate(cut(text, spoken, num_words)):
+        if (number % 2 == 0) == speech_first:
+            ids += speech_span(chunk.units, vocabulary)
+        else:
+            ids += encode(chunk.text)
+    return ids
+
+
+def split(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[list[int], list[int], list[int]]:
+    """What a chain in any form says: ids of the question's text, of the answer's text, and units of its speech.
+
+    Without the answer's mark nothing counts as answered.
+    """
+    question, answered = vocabulary.special(QUESTION), vocabulary.special(ANSWER)
+    body = list(ids[1:]) if ids and ids[0] == question else list(ids)
+    if answered not in body:
+        return body, [], []
+    place = body.index(answered)
+    text: list[int] = []
+    speech: list[int] = []
+    inside = False
+    for token in body[place + 1 :]:
+        if token == vocabulary.special(SPEECH_START):
+            inside = True
+        elif token == vocabulary.special(SPEECH_END):
+            inside = False
+        else:
+            (speech if inside else text).append(token)
+    return body[:place], text, vocabulary.units(speech).tolist()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cslm import storage
 from cslm.errors import CheckpointError, ConfigError
@@ -18,7 +18,8 @@ from cslm.lm import text_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Task = Literal["asr", "tts", "mt", "answer"]
+Task = Literal["asr", "tts", "mt", "st", "s2st", "answer"]
+_TASKS: tuple[str, ...] = get_args(Task)
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 # Stands for the speech or the text that the task is about.
 SLOT = "{input}"
@@ -47,8 +48,12 @@ def templates(language: str) -> Templates:
             document = storage.read_yaml(str(path))
             prompts = {task: tuple(choices) for task, choices in document["prompts"].items()}
             bad = [text for choices in prompts.values() for text in choices if text.count(SLOT) != 1]
-            if bad:
-                raise ConfigError([f"{path.name}: a prompt must hold {SLOT} once, found {text!r}" for text in bad])
+            faults = [f"{path.name}: a prompt must hold {SLOT} once, found {text!r}" for text in bad]
+            faults += [
+                f"{path.name}: must have prompts for {task}, found none" for task in _TASKS if not prompts.get(task)
+            ]
+            if faults:
+                raise ConfigError(faults)
             return Templates(language, prompts)
     known = sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.yaml"))
     raise ConfigError(f"no prompts for the language {language}; there are {known}: add {language}.yaml beside them")

@@ -8,8 +8,17 @@ from cslm.lm.prompts import ChatFrame
 @pytest.mark.parametrize("path", sorted(prompts.TEMPLATE_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_language_has_every_task(path):
     templates = prompts.templates(path.stem)
-    assert set(templates.prompts) == {"asr", "tts", "mt", "answer"}
-    assert all(templates.prompts.values())
+    assert set(templates.prompts) == {"asr", "tts", "mt", "st", "s2st", "answer"}
+    assert all(len(choices) > 1 for choices in templates.prompts.values())
+
+
+def test_a_language_without_prompts_for_a_task_tells_which(tmp_path, monkeypatch):
+    (tmp_path / "xx.yaml").write_text('prompts: {asr: ["a {input}"], tts: ["no slot"]}')
+    monkeypatch.setattr(prompts, "TEMPLATE_FOLDER", tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        prompts.templates("xx-nowhere")
+    assert "found 'no slot'" in str(caught.value)
+    assert "xx.yaml: must have prompts for answer, found none" in caught.value.faults
 
 
 def test_the_paraphrase_follows_from_the_id():

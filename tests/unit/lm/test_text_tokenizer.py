@@ -80,7 +80,7 @@ def test_packing_needs_no_torch(joint, tmp_path):
         "import sys\n"
         "from cslm.data import pack\n"
         f"builder, _ = pack._builder({str(tmp_path)!r})\n"
-        "builder.recognition({'id': 'a', 'language': 'en', 'text': 'Two.', 'units': [1, 2]})\n"
+        "builder.build('asr/en', {'id': 'a', 'language': 'en', 'text': 'Two.', 'units': [1, 2]}, {})\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "platform"})
