@@ -19,7 +19,8 @@ def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
     if number < plan.num_answers:
         fact, wording, code = plan.answer_source(number)
         texts = {other: plan.answers(fact, other)[wording] for other in codes}
-        yield from _pairs(texts, f"a{number:06d}", "train", [code])
+        audio = {other: plan.answer_id(other, text) for other, text in texts.items()}
+        yield from _pairs(texts, audio, f"a{number:06d}", "train", [code])
         return
     number -= plan.num_answers
     if number < plan.num_questions:
@@ -29,13 +30,15 @@ def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
         fact, wording = question.fact, question.wording
         same = [code for code in codes if question_splits(fact, code)[wording] == question.split]
         texts = {code: plan.ask(fact, wording, code) for code in same}
-        yield from _pairs(texts, f"q{number:06d}", question.split, [question.language])
+        audio = {question.language: question.id}
+        yield from _pairs(texts, audio, f"q{number:06d}", question.split, [question.language])
         return
     number -= plan.num_questions
     if not plan.is_repeated_statement(number):
         said, split = plan.statement(number)
         texts = {code: plan.languages[code].state(said) for code in codes}
-        yield from _pairs(texts, f"s{number:06d}", split, codes)
+        spoken = plan.utterance(plan.num_answers + plan.num_questions + number)
+        yield from _pairs(texts, {spoken.language: spoken.id}, f"s{number:06d}", split, codes)
 
 
 def dialogues(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
@@ -81,7 +84,10 @@ def _dialogue(plan: Plan, question: Question, code: str, name: str, *, is_spoken
     }
 
 
-def _pairs(texts: Mapping[str, str], name: str, split: str, sources: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _pairs(
+    texts: Mapping[str, str], audio: Mapping[str, str], name: str, split: str, sources: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """`audio`: of the languages in which the corpus says it the utterance that does."""
     for source in sources:
         for target in texts:
             if target != source:
@@ -91,5 +97,7 @@ def _pairs(texts: Mapping[str, str], name: str, split: str, sources: Sequence[st
                     "target_language": target,
                     "source": texts[source],
                     "target": texts[target],
+                    "source_audio": audio.get(source),
+                    "target_audio": audio.get(target),
                     "split": split,
                 }

@@ -172,3 +172,19 @@ def test_shards_cover_every_utterance_once():
 def test_settings_that_make_no_corpus_are_refused(values, fault):
     with pytest.raises(ValidationError, match=fault):
         CorpusSection(**values)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(corpora)
+def test_the_utterances_of_a_pair_say_its_texts(section):
+    utterances, pairs, _ = everything(Plan(section))
+    said = {row.id: (row.language, row.text, row.split) for row in utterances}
+    spoken = [pair for pair in pairs if pair["source_audio"]]
+    assert {pair["id"].rpartition("-")[2][0] for pair in spoken} == {"a", "q", "s"} & {
+        pair["id"].rpartition("-")[2][0] for pair in pairs
+    }
+    for pair in spoken:
+        assert said[pair["source_audio"]] == (pair["source_language"], pair["source"], pair["split"])
+        if pair["target_audio"]:
+            assert said[pair["target_audio"]] == (pair["target_language"], pair["target"], pair["split"])
+    assert bool([pair for pair in spoken if pair["target_audio"]]) == (len(section.languages) > 1)

@@ -68,6 +68,9 @@ class Cleaner:
             "source": self._text("source", [pair.source]),
             "target": self._text("target", [pair.target]),
         }
+        for side, given in (("source_audio", pair.source_audio), ("target_audio", pair.target_audio)):
+            if not is_blank(given):
+                row[side] = _utterance(given, side)
         source, target = row["source"], row["target"]
         if self._filters.drop_identical and source == target:
             raise _RejectedError("identical", "source and target must differ, found the same text in both")
@@ -87,22 +90,29 @@ class Cleaner:
 
     def _dialogue(self, number: int, dialogue: Dialogue) -> Clean:
         name = self._id(number, dialogue.id)
-        asked = self._language(dialogue.language, self._languages.source, "source")
-        answered = asked if dialogue.language is not None else self._languages.target or asked
         turns, dropped, joined = _exchange(dialogue.turns)
+        given = turns[0].language if is_blank(dialogue.language) else dialogue.language
+        asked = self._language(given, self._languages.source, "source")
+        answered = asked if dialogue.language is not None else self._languages.target or asked
         row: Row = {"id": name, "kind": None if is_blank(dialogue.kind) else str(dialogue.kind)}
         row["turns"] = [
             {
                 "role": turn.role,
-                "language": asked if turn.role == "user" else answered,
+                "language": self._language(
+                    turn.language, asked if turn.role == "user" else answered, f"turn {place}'s"
+                ),
                 "text": self._text(f"turn {place}", turn.parts),
             }
+            | ({} if is_blank(turn.audio) else {"audio": _utterance(turn.audio, f"audio of turn {place}")})
             for place, turn in enumerate(turns, 1)
         ]
         texts = [turn["text"] for turn in row["turns"]]
         self._check_letters("the dialogue", " ".join(texts))
         row["split"] = self._split(dialogue.split, texts[0])
-        return Clean(row, "\0".join([asked, answered, *texts]), self._changes, dropped, joined)
+        spoken = [turn.get("audio", "") for turn in row["turns"]]
+        # The same exchange spoken by others is another one.
+        told = "\0".join([asked, answered, *texts, *(spoken if any(spoken) else ())])
+        return Clean(row, told, self._changes, dropped, joined)
 
     def _id(self, number: int, given: Any) -> str:
         if is_blank(given):
@@ -177,7 +187,7 @@ def _exchange(turns: Sequence[Turn]) -> tuple[list[Turn], int, int]:
         role = _ROLES.get(str(turn.role).lower())
         if role is None:
             raise _RejectedError("bad_role", f"a turn must be of user, assistant or system, found {turn.role!r:.40}")
-        named.append(Turn(role, turn.parts))
+        named.append(Turn(role, turn.parts, turn.audio, turn.language))
     systems = 0
     while systems < len(named) and named[systems].role == "system":
         systems += 1
@@ -196,8 +206,18 @@ def _exchange(turns: Sequence[Turn]) -> tuple[list[Turn], int, int]:
                 "user and assistant must take turns, the user first, found " + " ".join(one.role for one in spoken[:8]),
             )
     before = [part for turn in named[:systems] for part in turn.parts]
-    spoken[0] = Turn("user", [*before, *spoken[0].parts])
-    return spoken, num_turns - len(spoken), int(any(not is_blank(part) for part in before))
+    # What a system says is text: a question that it stands in front of is no longer what was spoken.
+    first = spoken[0]
+    joined = any(not is_blank(part) for part in before)
+    spoken[0] = Turn("user", [*before, *first.parts], None if joined else first.audio, first.language)
+    return spoken, num_turns - len(spoken), int(joined)
+
+
+def _utterance(given: Any, where: str) -> str:
+    """The id of an utterance."""
+    if not isinstance(given, str | int) or isinstance(given, bool):
+        raise _RejectedError("bad_audio", f"{where} must be the id of an utterance, found {given!r:.60}")
+    return str(given)
 
 
 def _plain(value: Any, where: str) -> str:
@@ -219,4 +239,6 @@ def reverse(row: Row) -> Row:
         "source": row["target"],
         "target": row["source"],
     }
-    return row | exchanged
+    spoken = {"source_audio": row.get("target_audio"), "target_audio": row.get("source_audio")}
+    kept = {name: value for name, value in row.items() if name not in spoken}
+    return kept | exchanged | {name: value for name, value in spoken.items() if value is not None}

@@ -204,7 +204,8 @@ def _dialogues(
         for record in read_rows(_rows(file, columns)):
             if is_first and isinstance(record, Dialogue):
                 is_first = False
-                if record.language is None and languages.source is None:
+                has_language = record.language is not None or all(turn.language for turn in record.turns)
+                if not has_language and languages.source is None:
                     raise ConfigError(f"languages.source: must be given, as the rows of {file.uri} name no language")
             yield record
 

@@ -69,6 +69,8 @@ class _Layout:
                 row.get(columns.source_language),
                 row.get(columns.target_language),
                 row.get(columns.split),
+                row.get(columns.source_audio),
+                row.get(columns.target_audio),
             )
         texts = row.get(TRANSLATION)
         if not isinstance(texts, Mapping):
@@ -84,4 +86,11 @@ class _Layout:
             if key is None:
                 wanted = getattr(self._languages, side)
                 return Fault("no_language", f"{TRANSLATION} must have a text in {wanted}, found {list(names)}", name)
-        return Pair(texts[source], texts[target], name, split=row.get(columns.split))
+        return Pair(
+            texts[source],
+            texts[target],
+            name,
+            split=row.get(columns.split),
+            source_audio=row.get(columns.source_audio),
+            target_audio=row.get(columns.target_audio),
+        )

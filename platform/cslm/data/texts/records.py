@@ -26,14 +26,21 @@ class Pair:
     source_language: Any = None
     target_language: Any = None
     split: Any = None
+    source_audio: Any = None
+    target_audio: Any = None
 
 
 @dataclass(slots=True)
 class Turn:
-    """One turn of a dialogue: its role in the corpus' own word, and the parts that its text is joined from."""
+    """One turn of a dialogue: its role in the corpus' own word, and the parts that its text is joined from.
+
+    `audio`: id of the utterance that speaks it. `language`: its own, where the turn names one.
+    """
 
     role: Any
     parts: list[Any]
+    audio: Any = None
+    language: Any = None
 
 
 @dataclass(slots=True)

@@ -20,6 +20,8 @@ class ColumnsSection(Section):
     split: str = setting("split", "split of the row: train, dev or test")
     source_language: str = setting("source_language", "language of the source text (BCP-47)")
     target_language: str = setting("target_language", "language of the target text (BCP-47)")
+    source_audio: str = setting("source_audio", "id of the utterance in the units table that speaks the source text")
+    target_audio: str = setting("target_audio", "id of the utterance in the units table that speaks the target text")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -48,4 +48,4 @@ def _turn(value: Any, place: str) -> Turn | Fault:
         if part is not None and not isinstance(part, str | int | float):
             return Fault("bad_content", f"{place} must hold text, found {type(part).__name__}")
         parts.append(part)
-    return Turn(role, parts)
+    return Turn(role, parts, value.get("audio"), value.get("language"))

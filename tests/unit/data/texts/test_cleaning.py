@@ -211,3 +211,31 @@ def test_any_dialogue_becomes_a_row_that_alternates_and_ends_with_the_assistant_
         assert all(turn["text"] for turn in turns)
     else:
         assert found.reason.isidentifier()
+
+
+def test_a_pair_names_the_utterances_that_speak_it():
+    clean = cleaner().clean(1, Pair("One.", "Uno.", source_audio="en-7", target_audio=8))
+    assert (clean.row["source_audio"], clean.row["target_audio"]) == ("en-7", "8")
+    back = reverse(clean.row)
+    assert (back["source_audio"], back["target_audio"]) == ("8", "en-7")
+    half = reverse(cleaner().clean(1, Pair("One.", "Uno.", source_audio="en-7")).row)
+    assert half["target_audio"] == "en-7"
+    assert "source_audio" not in half
+    contracts.load("parallel_text").table([clean.row, back, half])
+    assert reason_of(Pair("One.", "Uno.", source_audio={"path": "x.wav"})) == "bad_audio"
+
+
+def test_a_turn_names_its_utterance_and_its_language():
+    turns = [Turn("user", ["What is it?"], "q1", "en"), Turn("assistant", ["Es rojo."], "a1", "es")]
+    clean = cleaner(languages={"source": None}).clean(1, Dialogue(turns))
+    assert [(turn["language"], turn["audio"]) for turn in clean.row["turns"]] == [("en", "q1"), ("es", "a1")]
+    contracts.load("dialogues").table([clean.row])
+    other = [Turn("user", ["What is it?"], "q2", "en"), turns[1]]
+    assert cleaner().clean(2, Dialogue(other)).key != clean.key
+    assert reason_of(Dialogue([Turn("user", ["A?"], ["x"]), turns[1]])) == "bad_audio"
+
+
+def test_a_question_with_a_system_in_front_is_no_longer_what_was_spoken():
+    turns = [Turn("system", ["Be brief."]), Turn("user", ["What is it?"], "q1"), Turn("assistant", ["Red."], "a1")]
+    clean = cleaner().clean(1, Dialogue(turns))
+    assert ["audio" in turn for turn in clean.row["turns"]] == [False, True]
