@@ -5,8 +5,30 @@ answers, then says it (CSLM, section on chain-of-modality generation). Text is t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from cslm.config import Section, setting
 from cslm.lm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, Vocabulary
+
+
+class ChainSection(Section):
+    """How text and speech follow each other in an answer."""
+
+    form: Literal["interleaved", "full", "interleaved_no_question", "full_no_question"] = setting(
+        "interleaved",
+        "text and speech in chunks by turns (needs data.alignments), or the whole text and then the speech",
+    )
+    chunk_words: int = setting(7, "words of a chunk of an interleaved answer", unit="words", ge=1)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance as units (repeats merged), their durations in frames, and its words (text, start, end frame)."""
+
+    units: Sequence[int]
+    durations: Sequence[int]
+    words: Sequence[tuple[str, int, int]] | None = None
 
 
 def speech_span(units: Sequence[int], vocabulary: Vocabulary) -> list[int]:

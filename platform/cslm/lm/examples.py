@@ -26,13 +26,90 @@ class Example:
     source: str
 
 
+class SetAside(Exception):
+    """An example that cannot be made; `reason` is the short name that it is counted under."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def groups_of(table: str, row: Mapping[str, Any]) -> list[str]:
+    """The groups (`task/direction`) of the examples that a row of a table can give."""
+    if table == "units":
+        return [f"{task}/{row['language']}" for task in ("asr", "tts", "spans")] if row["text"] else []
+    if table == "parallel_text":
+        tasks = ["mt"]
+        if row.get("source_audio") is not None:
+            tasks += ["st"] if row.get("target_audio") is None else ["st", "s2st"]
+        return [f"{task}/{row['source_language']}-{row['target_language']}" for task in tasks]
+    spoken = any(turn["audio"] is not None for turn in row["turns"])
+    return [f"{'answer' if spoken else 'text'}/{_direction(row['turns'])}"]
+
+
+def spoken_needed(group: str, row: Mapping[str, Any]) -> dict[str, bool]:
+    """The utterances that an example of a group needs the units of, and whether the times of their words too."""
+    task = group.partition("/")[0]
+    if task == "answer":
+        turns = [turn for turn in row["turns"] if turn["audio"] is not None]
+        return {turn["audio"]: turn["role"] == "assistant" for turn in turns}
+    if task == "st":
+        return {row["source_audio"]: False}
+    if task == "s2st":
+        return {row["source_audio"]: False, row["target_audio"]: True}
+    return {}
+
+
 class ExampleBuilder:
     """Builds examples and prompts for one tokenizer and vocabulary."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        vocabulary: Vocabulary,
+        section: chain.ChainSection | None = None,
+        row_length: int | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._form = (section or chain.ChainSection()).form
+        self._row_length = row_length
         self._frame = ChatFrame(tokenizer)
+
+    def build(self, group: str, row: Mapping[str, Any], spoken: Mapping[str, chain.Spoken]) -> list[Example]:
+        """The examples of a row for one of its groups. Raises SetAside when there can be none."""
+        task = group.partition("/")[0]
+        needed = spoken_needed(group, row) | ({row["id"]: True} if task == "spans" else {})
+        if any(name not in spoken for name in needed):
+            raise SetAside("no_units")
+        timed = task == "spans" or (task in ("answer", "s2st") and self._form.startswith("interleaved"))
+        if timed and any(aligned and spoken[name].words is None for name, aligned in needed.items()):
+            raise SetAside("not_aligned")
+        example = self._build(task, row, {name: spoken[name].units for name in needed})
+        if self._row_length is not None and len(example.input_ids) > self._row_length:
+            raise SetAside("too_long")
+        return [example]
+
+    def _build(self, task: str, row: Mapping[str, Any], units: Mapping[str, Sequence[int]]) -> Example:
+        if task == "asr":
+            return self.recognition(row)
+        if task == "tts":
+            return self.synthesis(row)
+        if task == "mt":
+            return self.translation(row)
+        if task == "text":
+            return self.text_dialogue(row)
+        if task == "answer":
+            return self.spoken_dialogue(row, units)
+        if task == "spans":
+            content = [*self._text(row["text"]), *self._speech(units[row["id"]])]
+            return self._single("tts", row["language"], row["language"], row["id"], [], content, named="spans")
+        direction = f"{row['source_language']}-{row['target_language']}"
+        given = self._speech(units[row["source_audio"]])
+        content = self._text(row["target"])
+        if task == "s2st":
+            content = [*content, *self._speech(units[row["target_audio"]])]
+        return self._single("mt", direction, row["target_language"], row["id"], given, content, named=task)
 
     def recognition(self, row: Mapping[str, Any]) -> Example:
         """ASR: a units row -> its transcript."""
@@ -95,10 +172,17 @@ class ExampleBuilder:
         return chain.whole_chain(self._text(question["text"]), self._text(turn["text"]), spoken, self._vocabulary)
 
     def _single(
-        self, task: Task, name: str, prompt_language: str, source: str, given: list[int], content: list[int]
+        self,
+        task: Task,
+        name: str,
+        prompt_language: str,
+        source: str,
+        given: list[int],
+        content: list[int],
+        named: str | None = None,
     ) -> Example:
         user = self._prompted(task, prompt_language, source, given)
-        return self._chat(["user", "assistant"], [user, content], f"{task}/{name}", source)
+        return self._chat(["user", "assistant"], [user, content], f"{named or task}/{name}", source)
 
     def _prompted(self, task: Task, language: str, source: str, given: list[int]) -> list[int]:
         before, after = templates(language).choose(task, source)
