@@ -7,6 +7,8 @@ changed line is in the next run without building anything.
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
+from ray.exceptions import RayTaskError
 
+from cslm import storage
 from cslm.config import Section, setting
+from cslm.errors import CslmError
 from cslm.storage import HOME_VARIABLE
 
 # Workers free and ask for the same megabytes over and over. By default glibc gives them back to the system each time,
@@ -85,3 +90,28 @@ def runtime_env() -> dict[str, Any]:
     given = submitted.get("env_vars", {})
     variables = {key: value for key, value in wanted.items() if key not in given}
     return {"py_modules": [str(package_folder())], "env_vars": variables}
+
+
+@contextmanager
+def workers_faults() -> Iterator[None]:
+    """Tell what failed in a worker as if it had failed here: our own errors as they are, storage in one sentence."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = _root_cause(error)
+        if isinstance(cause, CslmError):
+            raise cause from None
+        if isinstance(cause, OSError):
+            raise storage.fault(cause) from error
+        raise
+
+
+def _root_cause(error: BaseException) -> BaseException | None:
+    """The innermost error of ours or of the storage; Ray wraps it in errors that are of its class too."""
+    found: BaseException | None = None
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, CslmError | OSError) and not isinstance(at, RayTaskError):
+            found = at
+        at = at.cause if isinstance(at, RayTaskError) else at.__cause__
+    return found

@@ -410,6 +410,42 @@ def read_table(uri: str | Sequence[str], columns: Sequence[str] | None = None, f
     return dataset(uri).to_table(columns=list(columns) if columns is not None else None, filter=filter)
 
 
+def read_rows(uri: str, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
+    """Rows `start` to `stop` of one Parquet file, with those of `columns` that it has.
+
+    Row groups that lie outside are not read.
+    """
+    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+        known = [column for column in columns if column in file.schema_arrow.names]
+        groups: list[int] = []
+        first, place = 0, 0
+        for number in range(file.num_row_groups):
+            end = place + file.metadata.row_group(number).num_rows
+            if end > start and (stop is None or place < stop):
+                if not groups:
+                    first = place
+                groups.append(number)
+            place = end
+        return _groups(file, groups, known).slice(start - first, None if stop is None else stop - start)
+
+
+def read_row_groups(uri: str, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """Some row groups of one Parquet file, in the order of `numbers`."""
+    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+        return _groups(file, numbers, columns)
+
+
+def _groups(file: pq.ParquetFile, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    # One file at a time a process: the tasks of a cluster are what runs side by side.
+    return file.read_row_groups(list(numbers), columns=list(columns), use_threads=False)
+
+
+def parquet_schema(uri: str) -> tuple[pa.Schema, int]:
+    """The schema of one Parquet file with its metadata, and the number of its rows."""
+    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+        return file.schema_arrow, int(file.metadata.num_rows)
+
+
 def remove(uri: str) -> None:
     """Delete a file or a folder and all below it; nothing happens when it is not there."""
     system, path = filesystem(uri)

@@ -3,7 +3,7 @@
 import pytest
 
 from cslm import contracts, storage
-from cslm.data import pack
+from cslm.data import pack, sources
 from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm.model import ModelSection
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory):
 
 def section(root, **changes):
     inputs = {name: str(root / name) for name in ("units", "parallel_text", "dialogues")}
-    return pack.DataSection(**{**inputs, "row_length": 200, **changes})
+    return sources.DataSection(**{**inputs, "row_length": 200, "chain": {"form": "full"}, **changes})
 
 
 def build(root, name, tasks=TASKS, **changes):
@@ -59,14 +59,14 @@ def test_every_example_of_the_split_lies_in_one_row(corpus, ray_cluster):
     assert set(found) == expected
     assert sum(task["examples"] for task in stats["tasks"].values()) == len(expected)
     assert stats["efficiency"] > 0.9
-    assert stats["too_long"] == 0
+    assert stats["set_aside"] == {}
     for row in storage.read_table(output).to_pylist():
         assert sum(row["segment_lengths"]) == len(row["input_ids"]) == len(row["loss_mask"]) <= 200
 
 
 def test_the_rows_do_not_depend_on_how_the_work_was_shared(corpus, ray_cluster, monkeypatch):
     _, one = build(corpus, "together", ("asr", "mt"))
-    monkeypatch.setattr(pack, "_chunks", lambda jobs: [[job] for job in jobs])
+    monkeypatch.setattr(pack, "_CHUNK_ROWS", (7, 7))
     _, other = build(corpus, "apart", ("asr", "mt"))
     assert storage.read_table(one).equals(storage.read_table(other))
 
@@ -94,12 +94,14 @@ def test_what_does_not_fit_is_counted_not_cut(corpus, ray_cluster):
     lengths = sorted(length for row in rows for length in row)
     middle = lengths[len(lengths) // 2]
     stats, output = build(corpus, "short", ("asr",), row_length=middle)
-    assert stats["too_long"] == sum(length > middle for length in lengths) > 0
-    assert stats["too_long"] + len(examples_of(output)) == 108
+    too_long = sum(length > middle for length in lengths)
+    assert stats["set_aside"] == {"asr/en": {"too_long": too_long}}
+    assert too_long > 0
+    assert too_long + len(examples_of(output)) == 108
 
 
 def test_rows_too_short_for_any_example_are_refused(corpus, ray_cluster):
-    with pytest.raises(ConfigError, match="108 are longer"):
+    with pytest.raises(ConfigError, match="108 too_long of asr/en"):
         build(corpus, "shortest", ("asr",), row_length=20)
 
 

@@ -28,6 +28,7 @@ SETTINGS = {
     "data.parallel_text": "parallel_text",
     "data.dialogues": "dialogues",
     "data.row_length": 128,
+    "data.chain.form": "full",
     "model.shape": "micro",
     "model.text_vocab_size": 320,
     "train.num_workers": 2,

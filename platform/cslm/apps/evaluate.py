@@ -11,7 +11,7 @@ from rich.table import Table
 from cslm import cluster, storage
 from cslm.apps.job import Job, JobConfig, run_job
 from cslm.config import REQUIRED, Section, group, setting
-from cslm.data import pack
+from cslm.data import sources
 from cslm.errors import ConfigError
 from cslm.evaluate import tasks
 from cslm.lm import vocabulary
@@ -99,7 +99,7 @@ def _inputs(config: Config) -> tuple[str, str, str | None]:
         faults.append(f"data.dialogues: must be a table, found nothing at {dialogues}")
     if faults:
         raise ConfigError(faults)
-    return model_folder, pack.units_folder(config.data.units or ""), dialogues
+    return model_folder, sources.units_folder(config.data.units or ""), dialogues
 
 
 def _ask(items: list[tasks.Item], section: EvaluateSection, model_folder: str, use_gpu: bool, job: Job) -> pa.Table:

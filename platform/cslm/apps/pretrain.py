@@ -6,7 +6,7 @@ from cslm.apps.job import Job, run_job
 from cslm.apps.training import TrainingConfig, run_training
 
 Config = TrainingConfig
-TASKS = ("asr", "tts", "mt", "text")
+TASKS = ("asr", "tts", "spans", "mt", "st", "s2st", "text")
 
 
 def body(config: TrainingConfig, job: Job) -> None:

@@ -23,7 +23,7 @@ def body(config: TrainingConfig, job: Job) -> None:
         faults.append("model.path: required for fine-tuning (the model folder of a pretrain job), not given")
     if faults:
         raise ConfigError(faults)
-    run_training(config, job, ("answer", "text", "asr", "tts", "mt"))
+    run_training(config, job, ("answer", "text", "asr", "tts", "spans", "mt", "st", "s2st"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -242,7 +242,7 @@ def _make_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
     made = _make.options(**resources).remote(config, job.output, settings, folders, device)
     # Meanwhile the tracking store is opened, which takes seconds.
     _ = job.run
-    with tokenize_pipeline.workers_faults():
+    with cluster.workers_faults():
         described: dict[str, Any] = ray.get(made)
     return described
 

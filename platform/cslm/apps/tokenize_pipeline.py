@@ -11,12 +11,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayTaskError
 from threadpoolctl import threadpool_limits
 
 from cslm import cluster, storage
@@ -25,7 +23,6 @@ from cslm.data import manifest, recordings
 from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, write_piece
 from cslm.data.units import tokenize_piece
-from cslm.errors import CslmError
 from cslm.speech import tokenizer as speech
 from cslm.speech.tokenizers import (
     HubertSection,
@@ -108,7 +105,7 @@ def run(
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # What fails is told by `workers_faults`; Ray would print its own traceback before.
+    # What fails is told by `cluster.workers_faults`; Ray would print its own traceback before.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # A piece goes on as soon as it is there: without this Ray would gather pieces up to its target of 128 MB.
     context.target_max_block_size = 1 << 20
@@ -146,34 +143,9 @@ def run(
         dataset = dataset.map_batches(
             write_step, batch_size=None, batch_format="pyarrow", fn_args=(output,), num_cpus=0.25
         )
-    with workers_faults():
+    with cluster.workers_faults():
         for row in dataset.iter_rows():
             yield {**row, "shard": json.loads(row["shard"]), "counts": json.loads(row["counts"])}
-
-
-@contextmanager
-def workers_faults() -> Iterator[None]:
-    """Tell what failed in a worker as if it had failed here: our own errors as they are, storage in one sentence."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause = _root_cause(error)
-        if isinstance(cause, CslmError):
-            raise cause from None
-        if isinstance(cause, OSError):
-            raise storage.fault(cause) from error
-        raise
-
-
-def _root_cause(error: BaseException) -> BaseException | None:
-    """The innermost error of ours or of the storage; Ray wraps it in errors that are of its class too."""
-    found: BaseException | None = None
-    at: BaseException | None = error
-    while at is not None:
-        if isinstance(at, CslmError | OSError) and not isinstance(at, RayTaskError):
-            found = at
-        at = at.cause if isinstance(at, RayTaskError) else at.__cause__
-    return found
 
 
 def device_of(section: TokenizerSection) -> str:

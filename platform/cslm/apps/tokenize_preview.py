@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import ray
 from rich.table import Table
 
-from cslm import storage
+from cslm import cluster, storage
 from cslm.apps import tokenize_pipeline
 from cslm.apps.job import Job
 from cslm.apps.tokenize_pipeline import TokenizerSection
@@ -57,7 +57,7 @@ def preview(
         f"dry run: {sum(map(len, chosen.values())):,} of {corpus.num_rows:,} rows, {'a GPU' if on_gpu else 'a CPU'}"
     )
     measure = _measure.options(num_cpus=tokenizer.num_cpus, num_gpus=tokenizer.num_gpus if on_gpu else 0)
-    with tokenize_pipeline.workers_faults():
+    with cluster.workers_faults():
         seen = ray.get(measure.remote(job.output, chosen, described, intake, "cuda" if on_gpu else "cpu"))
     document = project(corpus, chosen, seen, on_gpu=on_gpu, prices=prices)
     _show(job, document)

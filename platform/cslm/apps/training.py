@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.table import Table
 
 from cslm import cluster, storage
+from cslm.apps import training_preview, training_report
 from cslm.apps.job import Job, JobConfig
-from cslm.config import fingerprint, group
-from cslm.data import pack
+from cslm.config import fingerprint, group, setting
+from cslm.data import mixture, pack, sources
 from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import prompts
@@ -24,31 +24,38 @@ from cslm.train.zero import DeepSpeedSection
 class TrainingConfig(JobConfig):
     """The sections of every job that trains the language model."""
 
-    data: pack.DataSection = group(pack.DataSection, "the tables that training reads and how they become rows")
+    data: sources.DataSection = group(sources.DataSection, "the tables that training reads and how they become rows")
     model: ModelSection = group(ModelSection, "the model that training starts from")
     train: TrainSection = group(TrainSection, "steps, batches, learning rate and workers")
     deepspeed: DeepSpeedSection = group(DeepSpeedSection, "sharding and precision")
+    preview: int | None = setting(
+        None, "show this many examples as the model sees them, of every group some, and stop: nothing is trained", ge=1
+    )
 
 
 def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None:
     """Bring the output folder to a trained model; what an interrupted run finished is kept."""
-    _check(config)
+    _check(config, tasks)
     units = _units_facts(config.data)
+    start = storage.join(job.output, "start")
+    if config.preview:
+        tokenizer, layout = lm_model.reader(
+            start, config.model, texts=lambda: corpus_texts(config.data), **_layout_facts(units)
+        )
+        training_preview.show(job.console, config.data, tasks, tokenizer, layout, config.preview)
+        return
     key = _key(config, units, tasks)
     if job.finished(key):
         return
     cluster.connect(config.cluster)
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
-    start = storage.join(job.output, "start")
     job.say(f"{job.name}: preparing the model ({config.model.path or 'a new ' + config.model.shape})")
     layout = lm_model.prepare(
         start,
         config.model,
         texts=lambda: corpus_texts(config.data),
-        num_units=units["num_units"],
-        unit_tokenizer=units["tokenizer"],
-        frame_rate_hz=units["frame_rate_hz"],
-        codebook=lambda: speech.load(units["kind"], _tokenizer_folder(config.data)).codebook,
+        **_layout_facts(units),
+        codebook=lambda: speech.load(units["kind"], sources.tokenizer_folder(config.data)).codebook,
         seed=config.train.seed,
     )
     packed = storage.join(job.output, "packed")
@@ -56,7 +63,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     num_steps = config.train.max_steps or math.ceil(
         stats["num_rows"] * config.train.epochs / config.train.rows_per_step
     )
-    _show_data(job, stats, num_steps, config.train.rows_per_step)
+    training_report.tell_epoch(job, stats, num_steps, config.train.rows_per_step)
     job.run.log_input_table(
         packed, "packed", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
     )
@@ -78,25 +85,25 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         },
         use_gpu=use_gpu,
     )
-    _show_result(job, result)
+    training_report.show_losses(job, result)
     job.run.log_metrics({f"final/loss/{name}": value for name, value in result["loss_last"].items()})
     summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
     job.complete(key, summary)
 
 
-def corpus_texts(section: pack.DataSection) -> list[str]:
+def corpus_texts(section: sources.DataSection) -> list[str]:
     """Texts to train a text tokenizer on: the distinct ones of the tables, sorted, and the prompts around them.
 
     Prompts stand in every example, so they are given a weight of a tenth of the corpus.
     """
-    texts = set(_column(pack.units_folder(section.units), "text", section.split))
+    texts = set(_column(sources.units_folder(section.units), "text", section.split))
     if section.parallel_text:
         for column in ("source", "target"):
             texts |= set(_column(storage.absolute(section.parallel_text), column, section.split))
     if section.dialogues:
         for turns in _column(storage.absolute(section.dialogues), "turns", section.split):
             texts |= {turn["text"] for turn in turns}
-    languages = sorted(set(_column(pack.units_folder(section.units), "language", section.split)))
+    languages = sorted(set(_column(sources.units_folder(section.units), "language", section.split)))
     framing = prompts.framing_texts(languages)
     weight = 1 + len(texts) // (10 * len(framing))
     return sorted(text for text in texts if text) + framing * weight
@@ -107,7 +114,7 @@ def _column(uri: str, column: str, split: str) -> list[Any]:
     return list(rows.column(column).to_pylist())
 
 
-def _check(config: TrainingConfig) -> None:
+def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:
     faults = []
     train, data = config.train, config.data
     rows, rest = divmod(train.rows_per_step, train.num_workers)
@@ -121,12 +128,21 @@ def _check(config: TrainingConfig) -> None:
             f"train.micro_batch_rows: must divide the {rows} rows that a worker has in a step, "
             f"found {train.micro_batch_rows}"
         )
-    if not storage.exists(pack.units_folder(data.units)):
+    if not storage.exists(sources.units_folder(data.units)):
         faults.append(f"data.units: must be a units table, found nothing at {storage.absolute(data.units)}")
-    for name in ("parallel_text", "dialogues"):
+    for name in ("alignments", "parallel_text", "dialogues"):
         path = getattr(data, name)
         if path and not storage.exists(storage.absolute(path)):
             faults.append(f"data.{name}: must be a table, found nothing at {storage.absolute(path)}")
+    given = [task for task in tasks if task != "answer" or data.dialogues]
+    given = [task for task in given if task != "s2st" or data.parallel_text]
+    if not data.alignments:
+        for task in mixture.needs_alignment(given, data.weights.model_dump(), data.chain.form):
+            remedy = "" if task == "spans" else "take data.chain.form full, or "
+            faults.append(
+                f"data.alignments: {task} needs the times of words, not given; run jobs/align.py on the units, "
+                f"{remedy}set data.weights.{task} 0"
+            )
     if config.model.path and not storage.exists(storage.join(storage.absolute(config.model.path), "config.json")):
         faults.append(
             f"model.path: must be a Hugging Face model folder, found none at {storage.absolute(config.model.path)}"
@@ -135,28 +151,30 @@ def _check(config: TrainingConfig) -> None:
         raise ConfigError(faults)
 
 
-def _units_facts(section: pack.DataSection) -> dict[str, Any]:
-    """The one tokenizer that made a units table, its frame rate and codebook size."""
-    folder = pack.units_folder(section.units)
-    table = storage.read_table(folder, ["tokenizer", "frame_rate_hz"])
-    fingerprints = pc.unique(table.column("tokenizer")).to_pylist()
-    if len(fingerprints) != 1:
-        raise ConfigError(f"data.units: must be made by one tokenizer, found {len(fingerprints)}: {fingerprints}")
-    described = speech.describe(_tokenizer_folder(section))
+def _units_facts(section: sources.DataSection) -> dict[str, Any]:
+    """The tokenizer that made a units table, its frame rate and codebook size, by the first row of its first file.
+
+    That the other files agree is seen when they are counted.
+    """
+    folder = sources.units_folder(section.units)
+    files = storage.list_files(folder, ".parquet") if storage.is_folder(folder) else [folder]
+    first = [storage.read_rows(file, ["tokenizer", "frame_rate_hz"], 0, 1) for file in files[:1]]
+    if not first or not first[0].num_rows:
+        raise ConfigError(f"data.units: must hold utterances, found none in {folder}")
+    home = sources.tokenizer_folder(section)
+    described = speech.describe(home)
     if described is None:
-        raise ConfigError(
-            f"data.units: its tokenizer must lie beside the table, found none in {_tokenizer_folder(section)}"
-        )
+        raise ConfigError(f"data.units: its tokenizer must lie beside the table, found none in {home}")
+    row = first[0].to_pylist()[0]
+    return {**row, "num_units": int(described["codebook_size"]), "kind": described["kind"]}
+
+
+def _layout_facts(units: dict[str, Any]) -> dict[str, Any]:
     return {
-        "tokenizer": fingerprints[0],
-        "frame_rate_hz": float(table.column("frame_rate_hz")[0].as_py()),
-        "num_units": int(described["codebook_size"]),
-        "kind": described["kind"],
+        "num_units": units["num_units"],
+        "unit_tokenizer": units["tokenizer"],
+        "frame_rate_hz": units["frame_rate_hz"],
     }
-
-
-def _tokenizer_folder(section: pack.DataSection) -> str:
-    return storage.join(storage.parent(pack.units_folder(section.units)), "tokenizer")
 
 
 def _identity(config: TrainingConfig) -> str:
@@ -175,35 +193,11 @@ def _identity(config: TrainingConfig) -> str:
 
 def _key(config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str]) -> list[Any]:
     """What makes a finished result the result of this command."""
-    inputs = [storage.listing_digest(pack.units_folder(config.data.units), ".parquet")]
-    for path in (config.data.parallel_text, config.data.dialogues):
+    inputs = [storage.listing_digest(sources.units_folder(config.data.units), ".parquet")]
+    alignments = config.data.alignments and sources.alignments_folder(config.data.alignments)
+    for path in (alignments, config.data.parallel_text, config.data.dialogues):
         inputs.append(storage.listing_digest(storage.absolute(path), ".parquet") if path else "")
     if config.model.path:
         inputs.append(storage.listing_digest(storage.absolute(config.model.path)))
     plain = config.model_dump(include={"data", "model", "train", "deepspeed"})
     return [plain, units, inputs, list(tasks)]
-
-
-def _show_data(job: Job, stats: dict[str, Any], num_steps: int, rows_per_step: int) -> None:
-    table = Table(title="one epoch of training data", title_justify="left")
-    for column in ("task", "examples", "tokens", "targets", "share"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for task, count in stats["tasks"].items():
-        share = count["tokens"] / stats["num_tokens"]
-        table.add_row(task, *(f"{count[k]:,}" for k in ("examples", "tokens", "targets")), f"{share:.1%}")
-    job.console.print(table)
-    epochs = num_steps * rows_per_step / stats["num_rows"]
-    job.say(
-        f"{stats['num_rows']:,} rows of {stats['row_length']} tokens, {stats['efficiency']:.1%} filled, "
-        f"{stats['too_long']} examples too long and set aside; {num_steps:,} steps are {epochs:.2f} epochs"
-    )
-
-
-def _show_result(job: Job, result: dict[str, Any]) -> None:
-    table = Table(title="loss, mean per target token", title_justify="left")
-    for column in ("task", "first", "last"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for task, last in result["loss_last"].items():
-        table.add_row(task, f"{result['loss_first'].get(task, float('nan')):.3f}", f"{last:.3f}")
-    job.console.print(table)
-    job.say(f"{result['tokens']:,} tokens at {result['throughput']['tokens_per_s']:,.0f} tokens/s")

@@ -5,16 +5,22 @@ depends neither on the number of ranks nor on where a run was interrupted, so go
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from cslm import contracts, storage
+from cslm.data import packed_rows
 from cslm.errors import ConfigError
 
 # Label of positions that carry no loss (PyTorch's default `ignore_index`).
 IGNORE = -100
+# Sources are for people who look a row up; training does not read them.
+_COLUMNS = ("input_ids", "loss_mask", "segment_lengths", "segment_tasks")
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class Batch:
 
 
 class PackedFeed:
-    """Batches of one rank from a packed table, which is held in memory as Arrow columns."""
+    """Batches of one rank from a packed table, which is held in memory as flat columns: 5 bytes a token.
+
+    `vocabulary` is the hash of the model's vocabulary; raises CheckpointError when the rows were packed for another.
+    """
 
     def __init__(
         self,
@@ -60,14 +69,23 @@ class PackedFeed:
         world_size: int,
         seed: int,
         pad_id: int,
+        vocabulary: str,
     ) -> None:
         if rows_per_step % world_size:
             raise ConfigError(
                 f"train.rows_per_step: must be a multiple of the {world_size} workers, found {rows_per_step}"
             )
-        self._table = contracts.load("packed").check(storage.read_table(folder), folder).combine_chunks()
-        self.groups = sorted({task for row in self._table.column("segment_tasks").to_pylist() for task in row})
-        self._group_numbers = {task: number for number, task in enumerate(self.groups)}
+        table = _read(folder, vocabulary)
+        self._num_rows = int(table.num_rows)
+        # Where each row begins in the flat columns of tokens and of segments, [num_rows + 1].
+        self._row_starts, self._input_ids = _flat(table.column("input_ids"))
+        self._loss_mask = _flat(table.column("loss_mask"))[1]
+        self._segment_starts, self._segment_lengths = _flat(table.column("segment_lengths"))
+        tasks = pc.list_flatten(table.column("segment_tasks")).combine_chunks().dictionary_encode()
+        names = tasks.dictionary.to_pylist()
+        self.groups = sorted(names)
+        places = np.array([self.groups.index(name) for name in names], np.int64)
+        self._segment_groups = places[tasks.indices.to_numpy()]
         self._row_length, self._rows_per_step = row_length, rows_per_step
         self._micro_batch_rows = min(micro_batch_rows, rows_per_step // world_size)
         self._rank, self._world_size, self._seed, self._pad_id = rank, world_size, seed, pad_id
@@ -76,7 +94,7 @@ class PackedFeed:
     @property
     def num_rows(self) -> int:
         """Rows of one epoch."""
-        return int(self._table.num_rows)
+        return self._num_rows
 
     def rows_of_step(self, step: int) -> npt.NDArray[np.int64]:
         """The rows of a step over all ranks, [rows_per_step]; a step may cross into the next epoch."""
@@ -103,17 +121,34 @@ class PackedFeed:
         # Padding is a segment of its own behind the others, so that no real token attends to it.
         position_ids_BT = np.zeros(shape, np.int64)
         group_ids_BT = np.full(shape, -1, np.int64)
-        for place, row in enumerate(self._table.take(rows).to_pylist()):
-            start = 0
-            tokens, mask = np.asarray(row["input_ids"]), np.asarray(row["loss_mask"], bool)
-            for length, task in zip(row["segment_lengths"], row["segment_tasks"], strict=True):
-                end = start + length
-                input_ids_BT[place, start:end] = tokens[start:end]
-                position_ids_BT[place, start:end] = np.arange(length)
-                group_ids_BT[place, start:end] = self._group_numbers[task]
-                # The last token of a segment predicts nothing: what follows is another example.
-                wanted = np.where(mask[start + 1 : end], tokens[start + 1 : end], IGNORE)
-                labels_BT[place, start : end - 1] = wanted
-                start = end
-            position_ids_BT[place, start:] = np.arange(self._row_length - start)
+        for place, row in enumerate(rows):
+            first, last = self._segment_starts[row], self._segment_starts[row + 1]
+            lengths, groups = self._segment_lengths[first:last], self._segment_groups[first:last]
+            tokens = self._input_ids[self._row_starts[row] : self._row_starts[row + 1]]
+            mask = self._loss_mask[self._row_starts[row] : self._row_starts[row + 1]]
+            size, ends = len(tokens), np.cumsum(lengths)
+            input_ids_BT[place, :size] = tokens
+            group_ids_BT[place, :size] = np.repeat(groups, lengths)
+            position_ids_BT[place, :size] = np.arange(size) - np.repeat(ends - lengths, lengths)
+            position_ids_BT[place, size:] = np.arange(self._row_length - size)
+            labels_BT[place, : size - 1] = np.where(mask[1:], tokens[1:], IGNORE)
+            # The last token of a segment predicts nothing: what follows is another example.
+            labels_BT[place, ends - 1] = IGNORE
         return Batch(*(torch.from_numpy(array) for array in (input_ids_BT, position_ids_BT, labels_BT, group_ids_BT)))
+
+
+def _read(folder: str, vocabulary: str) -> pa.Table:
+    files = storage.list_files(folder, ".parquet")
+    if not files:
+        raise ConfigError(f"{folder} must hold packed rows, found none")
+    contract, tables = contracts.load("packed").only(_COLUMNS), []
+    for file in files:
+        packed_rows.require_vocabulary(file, storage.parquet_schema(file)[0], vocabulary)
+        tables.append(contract.check(storage.read_rows(file, _COLUMNS), file))
+    return pa.concat_tables(tables)
+
+
+def _flat(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """A column of lists -> where each list begins in their flat values, [N + 1], and the values."""
+    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64)
+    return starts, pc.list_flatten(lists).to_numpy()

@@ -1,339 +1,336 @@
 """Builds the packed table: tables in, training rows out, by Ray Data, once for each (data, settings).
 
-Examples are dealt to buckets by a hash of their ids, and each bucket is packed on its own. The result is the same
-for any number of workers, and no process ever holds more than one bucket. Examples wait for their bucket in Parquet
-files whose row groups are the buckets: Ray's own shuffle would hold a CPU for each of its aggregators, which a small
-cluster does not have.
+Five passes, in each of which a task reads some files and writes one: count what the tables hold of every group; collect
+which utterances the rows of dialogues and translations speak; give them to these rows (`data.joins`); make examples
+(`data.example_table`); pack them (`data.packed_rows`). Examples are dealt to buckets by a hash of their names, and each
+bucket is packed on its own, so the result is the same for any number of workers. The driver sees counts, never rows.
+
+What waits for the next pass lies in Parquet files whose row groups are the chunks or buckets: Ray's own shuffle would
+hold a CPU for each of its aggregators, which a small cluster does not have. A file that is there is whole and is not
+made again, so an interrupted build goes on.
 """
 
 import json
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import ray
 import ray.data
 
-from cslm import contracts, storage
-from cslm.config import REQUIRED, Section, fingerprint, group, setting
+from cslm import cluster, contracts, storage
+from cslm.config import fingerprint
+from cslm.data import joins, mixture, packed_rows, sizes, sources
+from cslm.data.example_table import ExampleMaker, open_builder
+from cslm.data.mixture import Draw, GroupShare, GroupSize
+from cslm.data.sources import DataSection, Piece
 from cslm.errors import ConfigError
-from cslm.lm import packing, text_tokenizer, vocabulary
-from cslm.lm.chain import ChainSection
-from cslm.lm.chunks import Spoken
-from cslm.lm.examples import Example, ExampleBuilder, groups_of
+from cslm.lm import vocabulary
+from cslm.lm.examples import TASKS
 
 STATS = "stats.json"
-_EXAMPLES_PER_BUCKET = 4096
+_BUILDING = "_building.json"
+_ASIDE_KEY = b"cslm.set_aside"
+# What a task takes at a time grows with the corpus, so that the small pieces between the passes, of which there are
+# chunks times buckets, stay few; the upper bounds keep what a task holds at some hundred megabytes.
+_CHUNK_ROWS, _BUCKET_EXAMPLES = (4096, 65536), (4096, 65536)
+_MOST_PIECES = 1000
+_SPOKEN_TASKS = ("st", "s2st", "answer")
 
 
-class TaskWeights(Section):
-    """How often each example of a task is seen in one epoch; 0.5 takes a fixed half, 2 takes each twice."""
+@dataclass(frozen=True)
+class Counted:
+    """What the tables of a section hold: rows of every file, sizes of every group, and a digest of it all."""
 
-    asr: float = setting(1.0, "speech -> its transcript", ge=0)
-    tts: float = setting(1.0, "transcript -> speech", ge=0)
-    mt: float = setting(1.0, "text -> its translation", ge=0)
-    text: float = setting(1.0, "text question -> text answer", ge=0)
-    answer: float = setting(1.0, "spoken question -> text question, text answer, spoken answer", ge=0)
-
-
-class DataSection(Section):
-    """The tables that training reads and how they become rows."""
-
-    units: str = setting(
-        REQUIRED, "units table made by jobs/tokenize.py: its folder `units`, or the job's output folder"
-    )
-    parallel_text: str | None = setting(None, "parallel_text table")
-    dialogues: str | None = setting(None, "dialogues table")
-    row_length: int = setting(1024, "length of a packed training row", unit="tokens", ge=16)
-    weights: TaskWeights = group(TaskWeights, "how often each task's examples are seen in one epoch")
-    split: str = setting("train", "split that is trained on")
+    files: list[dict[str, Any]]
+    sizes: dict[str, GroupSize]
+    digest: str
 
 
-def units_folder(path: str) -> str:
-    """The units table itself, given either its folder or the output folder of the tokenize job."""
-    absolute = storage.absolute(path)
-    inner = storage.join(absolute, "units")
-    return inner if storage.is_folder(inner) else absolute
+def count(section: DataSection, cache: str) -> Counted:
+    """Count the tables of `section`, unless the file `cache` holds the counts of just these files.
+
+    Raises ConfigError when a table is not there or several tokenizers made the units.
+    """
+    section = sources.resolved(section)
+    uris = sources.tables_of(section)
+    listed = {table: sources.files_of(table, uri, section.split) for table, uri in uris.items()}
+    digest = fingerprint([section.split, *sources.digest_of(listed, uris)])
+    known = storage.read_json(cache) if storage.exists(cache) else {}
+    if known.get("digest") != digest:
+        items = [
+            {"table": table, "uri": uris[table], "file": one.uri, "split": section.split}
+            for table, entries in listed.items()
+            for one in entries
+        ]
+        known = {"digest": digest, "files": sorted(_run(_count, items), key=lambda one: (one["table"], one["file"]))}
+        storage.write_json(cache, known)
+    sizes.one_tokenizer(known["files"])
+    return Counted(known["files"], sizes.total(known["files"]), digest)
 
 
 def build(section: DataSection, tasks: Sequence[str], model_folder: str, output: str, *, seed: int) -> dict[str, Any]:
     """Write packed rows to `output` and return their statistics; a table that is there already is kept.
 
-    `tasks` are the fields of `TaskWeights` to build. Raises ConfigError when the tables hold no example at all.
+    `tasks` are the fields of `TaskWeights` to build. Raises ConfigError when the tables hold no example at all, and
+    when the mixture names groups that they do not have.
     """
-    section = _resolved(section)
+    section = sources.resolved(section)
+    counted = count(section, f"{output}_sizes.json")
     weights = {task: weight for task, weight in section.weights.model_dump().items() if task in tasks and weight > 0}
-    jobs, num_rows = _inputs(section, weights)
-    if not jobs:
-        raise ConfigError(f"data: the tables must hold rows of the split {section.split}, found none")
+    shares = mixture.shares(counted.sizes, weights, section.mixture)
+    if not shares:
+        raise ConfigError(
+            f"data: the tables must hold rows of the split {section.split} for {', '.join(weights) or 'any task'}, "
+            f"found none; they have {', '.join(counted.sizes) or 'nothing'}"
+        )
+    draw = Draw({group: share.repeats for group, share in shares.items()}, seed)
     layout = vocabulary.load(model_folder)
-    key = fingerprint([[job["key"] for job in jobs], weights, section.row_length, section.split, layout.hash, seed])
-    done = storage.join(output, STATS)
+    aligned = storage.listing_digest(section.alignments, ".parquet") if section.alignments else ""
+    chain = section.chain.model_dump()
+    key = fingerprint([counted.digest, aligned, dict(draw.repeats), chain, section.row_length, layout.hash, seed])
+    done, building = storage.join(output, STATS), storage.join(output, _BUILDING)
     if storage.exists(done) and storage.read_json(done)["fingerprint"] == key:
         return dict(storage.read_json(done))
-    storage.remove(output)
-    num_buckets = max(1, round(num_rows * sum(weights.values()) / max(len(weights), 1) / _EXAMPLES_PER_BUCKET))
-    chunks = _chunks(jobs)
-    waiting = storage.join(output, "_examples")
-    step = _ExampleStep(model_folder, weights, section, num_buckets, seed, waiting)
-    items = [{"number": number, "jobs": json.dumps(chunk)} for number, chunk in enumerate(chunks)]
-    ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        step, batch_size=None, batch_format="pyarrow"
-    ).materialize()
-    packed = ray.data.range(num_buckets, override_num_blocks=min(num_buckets, 200)).map_batches(
-        _PackStep(waiting, output, section.row_length), batch_size=None, batch_format="pyarrow"
-    )
-    stats = _summarize(packed.take_all(), section.row_length)
+    if not storage.exists(building) or storage.read_json(building) != key:
+        storage.remove(output)
+        storage.write_json(building, key)
+    work = _Work(section, draw, model_folder, layout.hash, output, counted)
+    aside = work.make_examples()
+    stats = _summarize(work.pack(), aside, counted.sizes, shares, section.row_length)
     if not stats["num_rows"]:
         raise ConfigError(
-            f"data: the tables must hold examples of {', '.join(weights) or 'any task'} of at most data.row_length "
-            f"({section.row_length}) tokens, found none; {stats['too_long']} are longer"
+            f"data: the tables must hold examples of {', '.join(weights)} of at most data.row_length "
+            f"({section.row_length}) tokens, found none; set aside: {_told(stats['set_aside'])}"
         )
-    stats["fingerprint"] = key
-    storage.remove(waiting)
+    stats |= {"fingerprint": key, "vocabulary": layout.hash}
     storage.write_json(done, stats)
+    for waiting in (storage.join(output, "_spoken"), storage.join(output, "_examples"), building):
+        storage.remove(waiting)
     return stats
 
 
-def _resolved(section: DataSection) -> DataSection:
-    """The same tables by absolute paths: workers know neither the driver's folder nor its environment."""
-    named = {"parallel_text": section.parallel_text, "dialogues": section.dialogues}
-    paths = {name: storage.absolute(path) for name, path in named.items() if path}
-    return section.model_copy(update={"units": units_folder(section.units), **paths})
+class _Work:
+    """One build: how it is cut into tasks, and its passes."""
+
+    def __init__(
+        self, section: DataSection, draw: Draw, model_folder: str, layout_hash: str, output: str, counted: Counted
+    ) -> None:
+        self._section, self._draw, self._model_folder = section, draw, model_folder
+        self._layout_hash, self._output, self._counted = layout_hash, output, counted
+        self._uris = sources.tables_of(section)
+        tasks = {mixture.task_of(group) for group in draw.repeats}
+        tables = {TASKS[task] for task in tasks}
+        speaking = {TASKS[task] for task in tasks if task in _SPOKEN_TASKS}
+        rows = self._rows_a_chunk(tables)
+        # Chunks that need utterances come first: their number is that of their row group in the side files.
+        self._speaking = [chunk for table in sorted(speaking) for chunk in self._chunks(table, rows)]
+        self._silent = [chunk for table in sorted(tables - speaking) for chunk in self._chunks(table, rows)]
+        examples = sum(counted.sizes[group].examples * repeats for group, repeats in draw.repeats.items())
+        self._num_buckets = max(1, round(examples / _between(_BUCKET_EXAMPLES, examples / _MOST_PIECES)))
+
+    def make_examples(self) -> list[dict[str, dict[str, int]]]:
+        """Write the examples of every chunk and return what was set aside, chunk by chunk."""
+        parts = self._join() if self._speaking else []
+        step = _ExampleStep(self._section, self._draw, self._num_buckets, self._model_folder)
+        items = [
+            {"file": self.example_file(number), "chunk": number, "pieces": chunk, "parts": parts}
+            for number, chunk in enumerate(self._speaking)
+        ]
+        items += [
+            {"file": self.example_file(number), "chunk": number, "pieces": chunk, "parts": []}
+            for number, chunk in enumerate(self._silent, len(self._speaking))
+        ]
+        return _run(step, items)
+
+    def pack(self) -> list[dict[str, dict[str, int]]]:
+        """Write the packed rows of every bucket and return what is in them, bucket by bucket."""
+        files = [self.example_file(number) for number in range(len(self._speaking) + len(self._silent))]
+        step = _PackStep(files, self._section.row_length, self._layout_hash)
+        return _run(
+            step,
+            [
+                {"file": storage.join(self._output, f"bucket-{number:05d}.parquet"), "bucket": number}
+                for number in range(self._num_buckets)
+            ],
+        )
+
+    def example_file(self, number: int) -> str:
+        """Where the examples of a chunk wait."""
+        return storage.join(self._output, "_examples", f"chunk-{number:05d}.parquet")
+
+    def _join(self) -> list[str]:
+        """Give every speaking chunk its utterances; returns the side files, whose row groups are the chunks."""
+        # Of all splits: which split a row belongs to is its own affair, not that of the utterances it speaks.
+        uri = self._section.units
+        files = storage.list_files(uri, ".parquet") if storage.is_folder(uri) else [uri]
+        known = {one["file"]: one["rows"] for one in self._counted.files if one["table"] == "units"}
+        rows = [known[file] if file in known else storage.parquet_schema(file)[1] for file in files]
+        whole = [Piece("units", uri, file, 0, n) for file, n in zip(files, rows, strict=True)]
+        total = sum(piece.stop for piece in whole)
+        chunks = sources.chunks(whole, int(_between(_CHUNK_ROWS, total / _MOST_PIECES)))
+        parts = [storage.join(self._output, "_spoken", f"part-{number:05d}.parquet") for number in range(len(chunks))]
+        missing = [
+            {"file": part, "pieces": chunk}
+            for part, chunk in zip(parts, chunks, strict=True)
+            if not storage.exists(part)
+        ]
+        if missing:
+            # The utterances that each chunk needs stay in the object store; every task looks its own up in all of them.
+            step = _NeededStep(self._section, self._draw)
+            asked = _dataset(step, [{"chunk": n, "pieces": chunk} for n, chunk in enumerate(self._speaking)])
+            refs = asked.materialize().to_arrow_refs()
+            _run(_SpokenStep(self._section, refs, len(self._speaking)), missing)
+        return parts
+
+    def _rows_a_chunk(self, tables: Iterable[str]) -> int:
+        total = sum(one["rows"] for one in self._counted.files if one["table"] in set(tables))
+        return int(_between(_CHUNK_ROWS, total / _MOST_PIECES))
+
+    def _chunks(self, table: str, rows: int) -> list[list[Piece]]:
+        files = [one for one in self._counted.files if one["table"] == table]
+        whole = [Piece(table, self._uris[table], one["file"], 0, one["rows"]) for one in files]
+        return sources.chunks(whole, rows)
 
 
-def _inputs(section: DataSection, weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], int]:
-    """One piece of work for each file, and the number of rows in all of them."""
-    wanted: list[tuple[str, str]] = []
-    if "asr" in weights or "tts" in weights:
-        wanted.append(("units", units_folder(section.units)))
-    if section.parallel_text and "mt" in weights:
-        wanted.append(("parallel_text", storage.absolute(section.parallel_text)))
-    if section.dialogues and ("text" in weights or "answer" in weights):
-        wanted.append(("dialogues", storage.absolute(section.dialogues)))
-    jobs, num_rows = [], 0
-    for table, uri in wanted:
-        if not storage.exists(uri):
-            raise ConfigError(f"data.{table}: must be a table, found nothing at {uri}")
-        for file in storage.list_files(uri, ".parquet") if storage.is_folder(uri) else [uri]:
-            name = file.removeprefix(uri)
-            if "/split=" in name and f"/split={section.split}/" not in name:
-                continue
-            rows = storage.dataset(file).count_rows()
-            key = [table, name, storage.listing_digest(file)]
-            jobs.append({"table": table, "uri": uri, "file": file, "rows": rows, "key": key})
-            num_rows += rows
-    return jobs, num_rows
+def _count(item: Mapping[str, Any]) -> dict[str, Any]:
+    return sizes.count(item["table"], item["uri"], item["file"], item["split"])
 
 
-def _chunks(jobs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Neighbouring files together, so that each task has work enough to be worth its start."""
-    chunks: list[list[dict[str, Any]]] = []
-    room = 0
-    for job in jobs:
-        if room <= 0:
-            chunks.append([])
-            room = _EXAMPLES_PER_BUCKET
-        chunks[-1].append(job)
-        room -= job["rows"]
-    return chunks
+class _NeededStep:
+    """A chunk of rows -> the utterances that it needs, as a table that stays in the object store."""
+
+    def __init__(self, section: DataSection, draw: Draw) -> None:
+        self._section, self._draw = section, draw
+
+    def __call__(self, item: Mapping[str, Any]) -> pa.Table:
+        section = self._section
+        return joins.needed(item["chunk"], _pieces(item), section.split, self._draw, section.chain)
 
 
-@cache
-def _builder(model_folder: str) -> tuple[ExampleBuilder, vocabulary.Vocabulary]:
-    """Opened once a process: a worker takes many chunks."""
-    with storage.local_folder(model_folder) as folder:
-        layout = vocabulary.load(folder)
-        return ExampleBuilder(text_tokenizer.load(folder), layout, ChainSection(form="full")), layout
+class _SpokenStep:
+    """Pieces of the units table -> a side file with what the chunks need of them."""
+
+    def __init__(self, section: DataSection, needed: Sequence[Any], num_chunks: int) -> None:
+        self._section, self._needed, self._num_chunks = section, list(needed), num_chunks
+
+    def __call__(self, item: Mapping[str, Any]) -> None:
+        wanted = pa.concat_tables([joins.NEEDED_SCHEMA.empty_table(), *ray.get(self._needed)])
+        storage.write_row_groups(joins.spoken(self._section, _pieces(item), wanted, self._num_chunks), item["file"])
 
 
 class _ExampleStep:
-    """Files of the tables -> one file of examples whose row groups are the buckets."""
+    """A chunk -> a file of examples whose row groups are the buckets; gives what was set aside."""
 
-    def __init__(
-        self,
-        model_folder: str,
-        weights: Mapping[str, float],
-        section: DataSection,
-        num_buckets: int,
-        seed: int,
-        output: str,
-    ) -> None:
-        self._model_folder, self._weights, self._section = model_folder, weights, section
-        self._num_buckets, self._seed, self._output = num_buckets, seed, output
+    def __init__(self, section: DataSection, draw: Draw, num_buckets: int, model_folder: str) -> None:
+        self._section, self._draw = section, draw
+        self._num_buckets, self._model_folder = num_buckets, model_folder
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        for item in batch.to_pylist():
-            table = self.examples(json.loads(item["jobs"]))
-            groups = [table.filter(pc.equal(table.column("bucket"), b)) for b in pc.unique(table.column("bucket"))]
-            if groups:
-                storage.write_row_groups(groups, storage.join(self._output, f"chunk-{item['number']:05d}.parquet"))
-        return batch.select(["number"])
-
-    def examples(self, jobs: Sequence[Mapping[str, Any]]) -> pa.Table:
-        """The examples of some files, each with its bucket."""
-        builder, layout = _builder(self._model_folder)
-        rows: dict[str, list[Any]] = {name: [] for name in _EXAMPLE_SCHEMA.names}
-        for job in jobs:
-            for example, copy in self._examples(job, builder, layout):
-                place = zlib.crc32(f"{self._seed}/{copy}/{example.task}/{example.source}".encode())
-                rows["bucket"].append(place % self._num_buckets)
-                rows["task"].append(example.task)
-                rows["source"].append(example.source)
-                rows["input_ids"].append(np.asarray(example.input_ids, np.int32))
-                rows["loss_mask"].append(np.asarray(example.loss_mask, np.uint8))
-        return pa.table(rows, schema=_EXAMPLE_SCHEMA)
-
-    def _examples(
-        self, job: Mapping[str, Any], builder: ExampleBuilder, layout: vocabulary.Vocabulary
-    ) -> Iterator[tuple[Example, int]]:
-        """Examples with the number of their copy; only what is taken is built."""
-        table = _read_split(job["table"], job["uri"], job["file"], self._section.split)
-        if job["table"] == "units":
-            layout.require_units_of(pc.unique(table.column("tokenizer")).to_pylist(), job["file"])
-            for row in table.select(["id", "language", "text", "units"]).to_pylist():
-                if row["text"]:
-                    for task in ("asr", "tts"):
-                        yield from self._copied(
-                            task, row["id"], partial(builder.build, f"{task}/{row['language']}", row, {})
-                        )
-        elif job["table"] == "parallel_text":
-            for row in table.to_pylist():
-                yield from self._copied(
-                    "mt", row["id"], partial(builder.build, groups_of("parallel_text", row)[0], row, {})
-                )
-        else:
-            yield from self._dialogues(table.to_pylist(), builder)
-
-    def _dialogues(
-        self, dialogues: Sequence[Mapping[str, Any]], builder: ExampleBuilder
-    ) -> Iterator[tuple[Example, int]]:
-        spoken: list[tuple[Mapping[str, Any], set[str]]] = []
-        for row in dialogues:
-            needed = {turn["audio"] for turn in row["turns"] if turn["audio"] is not None}
-            if not needed:
-                yield from self._copied(
-                    "text", row["id"], partial(builder.build, groups_of("dialogues", row)[0], row, {})
-                )
-            elif self._num_copies("answer", row["id"]):
-                spoken.append((row, needed))
-        found = units_of(self._section.units, sorted(set().union(*(ids for _, ids in spoken)))) if spoken else {}
-        units = {name: Spoken(codes) for name, codes in found.items()}
-        for row, needed in spoken:
-            if needed <= units.keys():
-                yield from self._copied(
-                    "answer", row["id"], partial(builder.build, groups_of("dialogues", row)[0], row, units)
-                )
-
-    def _copied(self, task: str, source: str, build: Callable[[], list[Example]]) -> Iterator[tuple[Example, int]]:
-        copies = self._num_copies(task, source)
-        if copies:
-            examples = build()
-            yield from ((example, copy) for example in examples for copy in range(copies))
-
-    def _num_copies(self, task: str, source: str) -> int:
-        weight = self._weights.get(task, 0.0)
-        # The fraction is decided by the row's own name, so it is the same half in every run.
-        chance = zlib.crc32(f"keep/{self._seed}/{task}/{source}".encode()) / 2**32
-        return int(weight) + int(chance < weight % 1)
+    def __call__(self, item: Mapping[str, Any]) -> Any:
+        file = item["file"]
+        if storage.exists(file):
+            return json.loads(storage.parquet_schema(file)[0].metadata[_ASIDE_KEY])
+        chain = self._section.chain.model_dump_json()
+        builder, layout = open_builder(self._model_folder, chain, self._section.row_length)
+        maker = ExampleMaker(builder, layout, self._section, self._draw, self._num_buckets)
+        tables, aside = maker.make(_pieces(item), joins.read_spoken(item["parts"], item["chunk"]))
+        noted = tables[0].schema.with_metadata({_ASIDE_KEY: json.dumps(aside).encode()})
+        storage.write_row_groups([table.cast(noted) for table in tables], file)
+        return aside
 
 
 class _PackStep:
-    """The examples of one bucket -> one file of packed rows and a row of statistics."""
+    """A bucket -> a file of packed rows; gives what is in them."""
 
-    def __init__(self, examples: str, output: str, row_length: int) -> None:
-        self._examples, self._output, self._row_length = examples, output, row_length
+    def __init__(self, files: Sequence[str], row_length: int, layout_hash: str) -> None:
+        self._files, self._row_length, self._layout_hash = files, row_length, layout_hash
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.concat_tables([self._pack(number) for number in batch.column("id").to_pylist()])
-
-    def _pack(self, number: int) -> pa.Table:
-        files = storage.list_files(self._examples, ".parquet")
-        if not files:
-            return _STATS_SCHEMA.empty_table()
-        bucket = storage.read_table(files, _EXAMPLE_SCHEMA.names, pc.field("bucket") == number)
-        bucket = bucket.sort_by([("task", "ascending"), ("source", "ascending")])
-        lengths = pc.list_value_length(bucket.column("input_ids")).to_numpy()
-        fits = np.flatnonzero(lengths <= self._row_length)
-        tasks, sources = bucket.column("task").to_pylist(), bucket.column("source").to_pylist()
-        ids, masks = bucket.column("input_ids").to_pylist(), bucket.column("loss_mask").to_pylist()
-        targets, examples, tokens = Counter[str](), Counter[str](), Counter[str]()
-        rows = []
-        for members in packing.best_fit(lengths[fits].tolist(), self._row_length):
-            items = [int(fits[member]) for member in members]
-            for item in items:
-                examples[tasks[item]] += 1
-                tokens[tasks[item]] += int(lengths[item])
-                targets[tasks[item]] += sum(masks[item])
-            rows.append(
-                {
-                    "input_ids": [token for item in items for token in ids[item]],
-                    "loss_mask": [bit for item in items for bit in masks[item]],
-                    "segment_lengths": [int(lengths[item]) for item in items],
-                    "segment_tasks": [tasks[item] for item in items],
-                    "segment_sources": [sources[item] for item in items],
-                }
-            )
-        if rows:
-            table = contracts.load("packed").table(rows)
-            storage.write_table(table, storage.join(self._output, f"bucket-{number:05d}.parquet"))
-        counts = [
-            {"task": task, "examples": examples[task], "tokens": tokens[task], "targets": targets[task]}
-            for task in sorted(examples)
-        ]
-        too_long = int(bucket.num_rows - len(fits))
-        return pa.Table.from_pylist([{"rows": len(rows), "too_long": too_long, "counts": counts}], schema=_STATS_SCHEMA)
+    def __call__(self, item: Mapping[str, Any]) -> Any:
+        file = item["file"]
+        if storage.exists(file):
+            return json.loads(storage.parquet_schema(file)[0].metadata[packed_rows.COUNTS_KEY])
+        table, groups = packed_rows.pack(self._files, item["bucket"], self._row_length)
+        counts = {"rows": table.num_rows, "groups": groups}
+        table = contracts.load("packed").check(table, file)
+        noted = {packed_rows.VOCABULARY_KEY: self._layout_hash, packed_rows.COUNTS_KEY: json.dumps(counts)}
+        storage.write_table(table.replace_schema_metadata({**table.schema.metadata, **noted}), file)
+        return counts
 
 
-def units_of(units: str, ids: Sequence[str]) -> dict[str, list[int]]:
-    """The merged units of the named utterances."""
-    table = storage.read_table(units_folder(units), ["id", "units"], pc.field("id").isin(list(ids)))
-    return dict(zip(table.column("id").to_pylist(), table.column("units").to_pylist(), strict=True))
+def _dataset(step: Callable[[Mapping[str, Any]], pa.Table], items: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
+    """A dataset of what `step` gives for each item, one task an item."""
+
+    def batch_step(batch: pa.Table) -> pa.Table:
+        return pa.concat_tables([step(json.loads(text)) for text in batch.column("item").to_pylist()])
+
+    texts = [{"item": json.dumps(item, default=asdict)} for item in items]
+    dataset: ray.data.Dataset = ray.data.from_items(texts, override_num_blocks=len(texts))
+    return dataset.map_batches(batch_step, batch_size=None, batch_format="pyarrow")
 
 
-def _read_split(name: str, uri: str, file: str, split: str) -> pa.Table:
-    """The rows of one file of a table that belong to `split`, with the columns that its hive folders name."""
-    contract = contracts.load(name)
-    table = storage.read_table(file)
-    for part in file.removeprefix(uri).split("/"):
-        column, found, value = part.partition("=")
-        if found and column in contract.partition_columns and column not in table.column_names:
-            table = table.append_column(column, pa.array([value] * table.num_rows, pa.string()))
-    table = contract.check(table, file)
-    return table.filter(pc.equal(pc.fill_null(table.column("split"), "train"), split))
+def _run(step: Callable[[Mapping[str, Any]], Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Call `step` on each item, one task an item, and return the small JSON values that it gives, in order."""
+    if not items:
+        return []
+
+    def noted(item: Mapping[str, Any]) -> pa.Table:
+        return pa.table({"number": [item["number"]], "result": [json.dumps(step(item))]})
+
+    with cluster.workers_faults():
+        rows = _dataset(noted, [{**item, "number": number} for number, item in enumerate(items)]).take_all()
+    return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]
 
 
-def _summarize(rows: Sequence[Mapping[str, Any]], row_length: int) -> dict[str, Any]:
-    tasks: dict[str, dict[str, int]] = {}
-    for row in rows:
-        for count in row["counts"]:
-            total = tasks.setdefault(count["task"], {"examples": 0, "tokens": 0, "targets": 0})
-            for key in total:
-                total[key] += count[key]
-    num_rows = sum(row["rows"] for row in rows)
+def _pieces(item: Mapping[str, Any]) -> list[Piece]:
+    return [Piece(**piece) for piece in item["pieces"]]
+
+
+def _between(bounds: tuple[int, int], value: float) -> float:
+    return min(max(value, bounds[0]), bounds[1])
+
+
+def _summarize(
+    packed: Sequence[Mapping[str, Any]],
+    aside: Sequence[Mapping[str, Mapping[str, int]]],
+    held: Mapping[str, GroupSize],
+    shares: Mapping[str, GroupShare],
+    row_length: int,
+) -> dict[str, Any]:
+    set_aside: dict[str, dict[str, int]] = {}
+    for chunk in aside:
+        for group, reasons in chunk.items():
+            total = set_aside.setdefault(group, {})
+            for reason, number in reasons.items():
+                total[reason] = total.get(reason, 0) + number
+    tasks: dict[str, dict[str, Any]] = {
+        group: {
+            "held": held[group].examples,
+            "size": round(held[group].size, 4),
+            "repeats": round(share.repeats, 4),
+            "bounded_from": round(share.wanted, 4) if share.bounded else None,
+            **{"examples": 0, "tokens": 0, "targets": 0},
+        }
+        for group, share in shares.items()
+    }
+    for bucket in packed:
+        for group, counts in bucket["groups"].items():
+            for name, number in counts.items():
+                tasks[group][name] += number
+    num_rows = sum(bucket["rows"] for bucket in packed)
     num_tokens = sum(task["tokens"] for task in tasks.values())
+    for task in tasks.values():
+        task["share"] = round(task["tokens"] / num_tokens, 6) if num_tokens else 0.0
     return {
         "num_rows": num_rows,
         "row_length": row_length,
         "num_tokens": num_tokens,
         "efficiency": num_tokens / (num_rows * row_length) if num_rows else 1.0,
-        "too_long": sum(row["too_long"] for row in rows),
-        "tasks": dict(sorted(tasks.items())),
+        "set_aside": dict(sorted(set_aside.items())),
+        "tasks": tasks,
     }
 
 
-_EXAMPLE_SCHEMA = pa.schema(
-    {
-        "bucket": pa.int64(),
-        "task": pa.string(),
-        "source": pa.string(),
-        "input_ids": pa.list_(pa.int32()),
-        "loss_mask": pa.list_(pa.uint8()),
-    }
-)
-_COUNT = pa.struct({"task": pa.string(), "examples": pa.int64(), "tokens": pa.int64(), "targets": pa.int64()})
-_STATS_SCHEMA = pa.schema({"rows": pa.int64(), "too_long": pa.int64(), "counts": pa.list_(_COUNT)})
+def _told(aside: Mapping[str, Mapping[str, int]]) -> str:
+    told = [f"{n:,} {reason} of {group}" for group, reasons in aside.items() for reason, n in reasons.items()]
+    return ", ".join(told) or "nothing"

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from cslm import contracts, storage
-from cslm.data import pack
+from cslm.data import sources
 from cslm.evaluate.metrics import edit_counts, is_right
 from cslm.lm import chain, generate, text_tokenizer, vocabulary
 from cslm.lm import model as lm_model
@@ -26,7 +26,7 @@ Item = dict[str, Any]
 def recognition_items(units: str, split: str, max_per_language: int) -> list[Item]:
     """Spoken utterances with transcripts, at most so many a language, taken evenly over the table in order of id."""
     columns = ["id", "language", "text", "units", "tokenizer"]
-    table = storage.read_table(pack.units_folder(units), columns, pc.field("split") == split)
+    table = storage.read_table(sources.units_folder(units), columns, pc.field("split") == split)
     items = []
     for language in sorted(pc.unique(table.column("language")).to_pylist()):
         rows = table.filter(pc.equal(table.column("language"), language)).sort_by("id")
@@ -49,7 +49,7 @@ def answer_items(dialogues: str, units: str, split: str, max_per_direction: int)
         rows = by_direction[direction]
         chosen += [rows[place] for place in _places(len(rows), max_per_direction)]
     spoken = {turn["audio"] for row in chosen for turn in row["turns"] if turn["audio"] is not None}
-    known = pack.units_of(units, sorted(spoken))
+    known = sources.units_of(units, sorted(spoken))
     items = []
     for row in chosen:
         needed = {turn["audio"] for turn in row["turns"] if turn["audio"] is not None}

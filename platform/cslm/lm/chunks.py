@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,7 @@ _OPENING = re.compile(r"\s*[¿¡“‘«„「『（(\[{《〈【]|\s+(?=\S*$)")
 _FEW_SPACES = 0.5
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """A word as the text writes it, and its frames `start_frame <= frame < end_frame`; none for one without sound."""
 
     text: str

@@ -65,6 +65,8 @@ def prepare(
     if vocabulary.has_vocabulary(folder):
         layout = vocabulary.load(folder)
         layout.require_units_of([unit_tokenizer], folder)
+        if section.path is not None and vocabulary.has_vocabulary(storage.absolute(section.path)):
+            vocabulary.load(storage.absolute(section.path)).require_same(layout, folder)
         return layout
     if section.path is None:
         if section.shape not in SHAPES:
@@ -93,6 +95,30 @@ def prepare(
         _place_units(model, layout, codebook())
         save(folder, model, tokenizer, layout)
     return layout
+
+
+def reader(
+    folder: str,
+    section: ModelSection,
+    *,
+    texts: Callable[[], Iterable[str]],
+    num_units: int,
+    unit_tokenizer: str,
+    frame_rate_hz: float,
+) -> "tuple[PreTrainedTokenizerFast, Vocabulary]":
+    """Tokenizer and vocabulary that `prepare` makes for the same arguments, without any weights; nothing is written."""
+    for place in (folder, section.path and storage.absolute(section.path)):
+        if place and vocabulary.has_vocabulary(place):
+            with storage.local_folder(place) as source:
+                layout = vocabulary.load(source)
+                layout.require_units_of([unit_tokenizer], place)
+                return text_tokenizer.load(source), layout
+    if section.path is None:
+        tokenizer = text_tokenizer.train(texts(), vocab_size=section.text_vocab_size)
+    else:
+        with storage.local_folder(storage.absolute(section.path)) as source:
+            tokenizer = text_tokenizer.load(source)
+    return tokenizer, _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
 
 
 def load(folder: str, dtype: torch.dtype | str = "auto", *, packed: bool = False) -> "PreTrainedModel":

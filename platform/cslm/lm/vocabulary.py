@@ -80,6 +80,14 @@ class Vocabulary:
         """Write the layout beside a model."""
         storage.write_json(storage.join(folder, VOCABULARY_FILE), {**asdict(self), "hash": self.hash})
 
+    def require_same(self, other: "Vocabulary", where: str) -> None:
+        """Raise CheckpointError unless the model at `where` has just this vocabulary."""
+        if other.hash != self.hash:
+            raise CheckpointError(
+                f"{where}: the model must have the vocabulary {self.hash}, found {other.hash}: it was made from "
+                "another model or tokenizer; give another output.path"
+            )
+
     def require_units_of(self, fingerprints: Sequence[str], where: str) -> None:
         """Raise CheckpointError unless every unit table was made by this vocabulary's speech tokenizer."""
         other = sorted(set(fingerprints) - {self.unit_tokenizer})

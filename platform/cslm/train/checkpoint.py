@@ -5,7 +5,7 @@ them makes the folder count: what a killed run left half-written has none.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray.train
 import torch.distributed as dist
 
 from cslm import storage
+from cslm.errors import CheckpointError
 from cslm.train.engine import ZeroEngine
 from cslm.train.loop import Progress
 
@@ -56,12 +57,25 @@ def saver(output: str, engine: ZeroEngine, identity: dict[str, Any], keep: int) 
 
 
 def restore(output: str, engine: ZeroEngine, identity: dict[str, Any]) -> Progress:
-    """Load the newest complete checkpoint of the same training into the engine; a fresh start when there is none."""
+    """Load the newest complete checkpoint of the same training into the engine; a fresh start when there is none.
+
+    Raises CheckpointError when a checkpoint of this output was made for another vocabulary.
+    """
     for step in reversed(complete_steps(output)):
         folder = step_folder(output, step)
         marker = storage.read_json(storage.join(folder, _MARKER))
+        require_vocabulary(folder, marker, identity)
         wanted = {"step": step, "world_size": dist.get_world_size(), **identity}
         if marker == wanted:
             with storage.local_folder(folder) as local:
                 return Progress(**engine.restore(local)["progress"])
     return Progress()
+
+
+def require_vocabulary(folder: str, marker: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless a checkpoint's marker names the vocabulary of the training that it is for."""
+    if marker.get("vocabulary") != identity["vocabulary"]:
+        raise CheckpointError(
+            f"{folder}: a checkpoint must be for the model's vocabulary {identity['vocabulary']}, found "
+            f"{marker.get('vocabulary')}: this output belongs to another model; give another output.path"
+        )

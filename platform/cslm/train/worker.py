@@ -69,6 +69,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         world_size=dist.get_world_size(),
         seed=section.seed,
         pad_id=tokenizer.pad_token_id or 0,
+        vocabulary=layout.hash,
     )
     engine = ZeroEngine(
         start,

@@ -3,9 +3,9 @@ import pytest
 
 from cslm import contracts, storage
 from cslm.data.feed import IGNORE, PackedFeed
-from cslm.errors import ConfigError
+from cslm.errors import CheckpointError, ConfigError
 
-SETTINGS = {"row_length": 12, "rows_per_step": 4, "micro_batch_rows": 1, "seed": 3, "pad_id": 0}
+SETTINGS = {"row_length": 12, "rows_per_step": 4, "micro_batch_rows": 1, "seed": 3, "pad_id": 0, "vocabulary": "v"}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,8 @@ def packed(tmp_path_factory):
             }
         )
     folder = str(tmp_path_factory.mktemp("packed"))
-    storage.write_table(contracts.load("packed").table(rows), f"{folder}/bucket-00000.parquet")
+    table = contracts.load("packed").table(rows)
+    storage.write_table(table.replace_schema_metadata({"cslm.vocabulary": "v"}), f"{folder}/bucket-00000.parquet")
     return folder
 
 
@@ -77,3 +78,20 @@ def test_positions_restart_at_every_segment_and_padding_is_its_own(packed):
 def test_rows_that_do_not_divide_are_refused(packed):
     with pytest.raises(ConfigError, match="multiple of the 3 workers"):
         feed(packed, 0, 3)
+
+
+def test_a_batch_holds_the_rows_of_the_table(packed):
+    """Against the table read row by row, as a person would lay it out."""
+    one = feed(packed, micro_batch_rows=4)
+    table = storage.read_table(packed).to_pylist()
+    for number, row in enumerate(one.rows_of_step(1)):
+        batch, written = one.batches(1)[0], table[row]
+        size, first = len(written["input_ids"]), written["segment_lengths"][0]
+        assert batch.input_ids[number, :size].tolist() == written["input_ids"]
+        assert batch.position_ids[number].tolist() == [*range(first), *range(4), *range(12 - size)]
+        assert batch.group_ids[number].tolist() == [0] * first + [1] * 4 + [-1] * (12 - size)
+
+
+def test_rows_of_another_vocabulary_are_refused_with_both_hashes(packed):
+    with pytest.raises(CheckpointError, match=r"vocabulary other, found v\b"):
+        feed(packed, vocabulary="other")
