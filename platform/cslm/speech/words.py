@@ -9,9 +9,9 @@ import itertools
 import logging
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 from cslm.errors import MissingDependency
 
@@ -98,15 +98,16 @@ def _stretches(text: str, start: int, end: int, primary: str) -> Iterator[tuple[
         known = scripts and unicodedata.category(character)[0] in "MP" and _script(character) == "spaced"
         scripts.append(scripts[-1] if known else _script(character))
     place = start
-    for east, group in itertools.groupby(scripts, key=lambda script: "east" if script in ("han", "kana") else script):
+    for script, group in itertools.groupby(scripts, key=lambda one: "east" if one in ("han", "kana") else one):
         members = list(group)
-        kind: Kind
-        if east == "east":
-            kind = "japanese" if primary == "ja" or "kana" in members else "chinese"
-        else:
-            kind = east  # type: ignore[assignment]
-        yield kind, place, place + len(members)
+        yield _kind(script, members, primary), place, place + len(members)
         place += len(members)
+
+
+def _kind(script: str, members: Sequence[str], primary: str) -> Kind:
+    if script == "east":
+        return "japanese" if primary == "ja" or "kana" in members else "chinese"
+    return cast(Kind, script)
 
 
 def _cut(text: str, start: int, end: int, kind: Kind) -> Iterator[Span]:

@@ -1,3 +1,4 @@
+import itertools
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_every_letter_and_digit_is_in_one_word(language, data):
     text = "".join(data.draw(st.lists(pieces, max_size=30)))
     spans = words(text, language)
     assert all(0 <= start < end <= len(text) for start, end in spans)
-    assert all(one[1] <= following[0] for one, following in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= following[0] for one, following in itertools.pairwise(spans))
     inside = {place for start, end in spans for place in range(start, end)}
     letters = {place for place, character in enumerate(text) if unicodedata.category(character)[0] in "LN"}
     assert letters <= inside
