@@ -1,12 +1,15 @@
-"""Connectionist temporal classification (Graves et al. 2006): from the network's outputs to text.
+"""Connectionist temporal classification (Graves et al. 2006): from the network's outputs to text, and where it lies.
 
 Symbol 0 is the blank. Log probabilities are (F, V): frames by symbols.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchaudio.functional import forced_align
 
 BLANK = 0
 Float32 = NDArray[np.float32]
@@ -60,3 +63,29 @@ def _add(found: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, .
 def _log_add(one: float, other: float) -> float:
     high, low = max(one, other), min(one, other)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def forced(
+    log_probs_FV: Float32, symbols: Sequence[int], blank: int = BLANK
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Float32] | None:
+    """The likeliest path that stands for these symbols: first frame of each, frame behind its last, log probability.
+
+    (S,) each; the log probability is the mean over the frames of the symbol. None where no path of so many frames can
+    stand for them: each symbol needs a frame, and one between two that are alike.
+    """
+    wanted = np.asarray(symbols, np.int64)
+    if len(wanted) + int((wanted[1:] == wanted[:-1]).sum()) > len(log_probs_FV):
+        return None
+    if len(wanted) == 0:
+        empty = np.empty(0, np.int64)
+        return empty, empty, np.empty(0, np.float32)
+    path_1F, scores_1F = forced_align(
+        torch.from_numpy(np.ascontiguousarray(log_probs_FV))[None], torch.from_numpy(wanted)[None], blank=blank
+    )
+    path_F, scores_F = path_1F[0].numpy(), scores_1F[0].numpy()
+    changes = np.flatnonzero(np.concatenate(([True], path_F[1:] != path_F[:-1])))
+    ends = np.append(changes[1:], len(path_F))
+    spoken = path_F[changes] != blank
+    starts, ends = changes[spoken], ends[spoken]
+    sums = np.concatenate(([0.0], np.cumsum(scores_F, dtype=np.float64)))
+    return starts, ends, ((sums[ends] - sums[starts]) / (ends - starts)).astype(np.float32)

@@ -146,7 +146,7 @@ def read_model(path: str, setting_name: str, families: Sequence[str]) -> nn.Modu
         raise ConfigError(
             f"{setting_name}: must hold a model of type {' or '.join(families)}, found {family!r} in {path}"
         )
-    _quiet()
+    quiet()
     with storage.local_folder(path) as folder:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         try:
@@ -158,13 +158,13 @@ def read_model(path: str, setting_name: str, families: Sequence[str]) -> nn.Modu
                 f"{setting_name}: the weights in {path} must load into the network that its {CONFIG_FILE} describes, "
                 f"found: {error}; download the folder again"
             ) from error
-    _check_loading(path, loading)
+    check_loading(path, loading)
     return model.eval()  # type: ignore[no-any-return]
 
 
 def pack_model(model: Any) -> tuple[dict[str, Any], bytes]:
     """What decides a model's architecture, and its weights as safetensors under Hugging Face's names for them."""
-    _quiet()
+    quiet()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1TB")
         config = storage.read_json(storage.join(folder, CONFIG_FILE))
@@ -174,12 +174,12 @@ def pack_model(model: Any) -> tuple[dict[str, Any], bytes]:
 
 def unpack_model(config: Mapping[str, Any], weights: bytes) -> Any:
     """The model that `pack_model` packed, in fp32."""
-    _quiet()
+    quiet()
     architecture = AutoConfig.for_model(**config)
     model, loading = MODEL_MAPPING[type(architecture)].from_pretrained(
         None, config=architecture, state_dict=load_tensors(weights), output_loading_info=True, dtype=torch.float32
     )
-    _check_loading(WEIGHTS_FILE, loading)
+    check_loading(WEIGHTS_FILE, loading)
     return model.eval()
 
 
@@ -188,7 +188,8 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     return save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
-def _check_loading(path: str, loading: Mapping[str, Any]) -> None:
+def check_loading(path: str, loading: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when weights were missing in `path` or of other shapes than the network's."""
     # The vector for masked frames is of use in pre-training only, and many published folders lack it.
     missing = sorted(name for name in loading["missing_keys"] if not name.endswith("masked_spec_embed"))
     if missing or loading["mismatched_keys"]:
@@ -199,6 +200,7 @@ def _check_loading(path: str, loading: Mapping[str, Any]) -> None:
         )
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep transformers from telling how it loads."""
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
