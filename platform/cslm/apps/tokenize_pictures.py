@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cslm import storage
+from cslm.apps import speech_pictures
 from cslm.data import fetch
 from cslm.data.counts import DURATION_EDGES_S
 from cslm.data.intake import Intake
@@ -14,13 +15,9 @@ from cslm.errors import AudioError
 from cslm.speech.audio import Recording
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NUM_SAMPLES = 2
-_LONGEST_SHOWN_S = 4.0
-# 25 ms windows every 5 ms: fine enough to see where a unit begins.
-_WINDOW_S, _STEP_S = 0.025, 0.005
 
 
 def corpus(summary: dict[str, Any], entries: Sequence[Entry], tokenizer: dict[str, Any]) -> "Figure":
@@ -79,8 +76,8 @@ def samples(output: str, tokenizer: dict[str, Any], intake: Intake) -> "Figure |
         return None
     picture = Figure(figsize=(14, 3.4 * len(shown)), layout="constrained")
     for axes, (row, waveform) in zip(np.atleast_1d(picture.subplots(len(shown), 1)), shown, strict=True):
-        _spectrogram(axes, waveform, rate_hz)
-        _units(axes, row)
+        speech_pictures.spectrogram(axes, waveform, rate_hz)
+        speech_pictures.units(axes, row)
         title = f"{row['id']}  ({row['language']})  {row['text'] or ''}"
         axes.set(title=title[:110], ylabel="Hz", xlabel="s")
     return picture
@@ -100,26 +97,3 @@ def _chosen(output: str) -> list[dict[str, Any]]:
         for number, row in enumerate(storage.dataset(of_language[0]).head(_NUM_SAMPLES, columns=columns).to_pylist()):
             rows.append({**row, "language": language, "rank": number})
     return sorted(rows, key=lambda row: row["rank"])[:_NUM_SAMPLES]
-
-
-def _spectrogram(axes: "Axes", waveform: Any, rate_hz: int) -> None:
-    window = round(_WINDOW_S * rate_hz)
-    shown = waveform[: round(_LONGEST_SHOWN_S * rate_hz)]
-    # The logarithm of digital silence is no number: a little noise stands in for it.
-    audible = shown + 1e-5 * np.random.default_rng(0).standard_normal(len(shown))
-    axes.specgram(audible, NFFT=window, Fs=rate_hz, noverlap=window - round(_STEP_S * rate_hz), cmap="magma")
-    axes.set_ylim(0, min(8000, rate_hz / 2))
-
-
-def _units(axes: "Axes", row: dict[str, Any]) -> None:
-    """A line where each unit begins, and its number."""
-    at_s = 0.0
-    top = axes.get_ylim()[1]
-    for unit, frames in zip(row["units"], row["durations"], strict=True):
-        if at_s >= _LONGEST_SHOWN_S:
-            break
-        length_s = frames / row["frame_rate_hz"]
-        axes.axvline(at_s, color="white", linewidth=0.4, alpha=0.6)
-        middle_s = at_s + length_s / 2
-        axes.text(middle_s, top * 0.97, str(unit), rotation=90, fontsize=6, color="white", ha="center", va="top")
-        at_s += length_s

@@ -39,12 +39,15 @@ _FULL_SCALE = {"PCM_S8": 0.99, "PCM_U8": 0.99, "ULAW": 0.98, "ALAW": 0.98}
 _CANCELLED = 0.1
 
 
+Channels = Literal["mean", "first"]
+
+
 class AudioSection(Section):
     """Which recordings are taken."""
 
     min_s: float = setting(0.1, "shorter audio goes to rejects", unit="s", gt=0)
     max_s: float = setting(600.0, "longer audio goes to rejects, but for what `segment` splits", unit="s", gt=0)
-    channels: Literal["mean", "first"] = setting("mean", "what becomes of several channels: their mean, or the first")
+    channels: Channels = setting("mean", "what becomes of several channels: their mean, or the first")
 
 
 @dataclass(frozen=True)

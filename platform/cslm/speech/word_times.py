@@ -77,6 +77,8 @@ def place(
     ends: dict[int, float] = {}
     if known:
         starts[known[0]] = _after_silence(starts[known[0]], sound, float(peaks_S[firsts[known[0]][0]]))
+        # A network may tell the first symbol while it is still silent; that silence does not end the word.
+        lasts[known[0]] = max(lasts[known[0]], starts[known[0]])
     for word, following in zip(known, [*known[1:], None], strict=True):
         limit = sound.duration_s if following is None else starts[following]
         silence = _silence_between(sound, lasts[word], limit, last=following is None)
