@@ -5,9 +5,9 @@ as the same run. Values are written with `MlflowClient`, which holds no global s
 """
 
 import json
-import warnings
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 

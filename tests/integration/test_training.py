@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cslm import storage
 from cslm.apps import evaluate, pretrain, sft, tokenize
+from cslm.errors import CheckpointError
 from cslm.lm import vocabulary
 from cslm.tracking import Run
 from cslm.train import checkpoint
@@ -178,6 +179,42 @@ def test_units_of_another_tokenizer_are_refused(base, home, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "f" * 16 in message
     assert tables.TOKENIZER.fingerprint in message
+
+
+def test_a_preview_shows_examples_and_leaves_nothing_but_its_settings(home):
+    """By the real entry point, which prints to no terminal."""
+    command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *arguments("seen"), "--preview", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split(",")[0] for line in done.stdout.splitlines() if ". task" in line] == [
+        f"{place}. task {task}" for place, task in enumerate(("asr", "tts", "mt", "text"), 1)
+    ]
+    assert done.stdout.count("⟦") == 5  # the legend's, and one in each example
+    assert [path.name for path in (home / "seen").iterdir()] == ["config.yaml"]
+
+
+def test_the_epoch_is_accounted_for_in_the_tracking_run(base):
+    record = storage.read_json(str(base / "mlflow_run.json"))
+    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{base.parent}/mlflow.db"})
+    metrics = run._client.get_run(record["run_id"]).data.metrics
+    stats = storage.read_json(str(base / "packed" / "stats.json"))
+    assert metrics["data/tokens/asr/en"] == stats["tasks"]["asr/en"]["tokens"] > 0
+    kept = {one.path for one in run._client.list_artifacts(record["run_id"])}
+    assert {"mixture.txt", "mixture.json"} <= kept
+
+
+def test_an_interleaved_answer_without_alignments_is_refused(base, home, capsys):
+    changes = {"model__path": "base/model", "data__chain__form": "interleaved", "data__weights__spans": 1}
+    assert sft.main(arguments("unaligned", **changes)) == 2
+    message = capsys.readouterr().err
+    for part in ("data.alignments: answer", "jobs/align.py", "data.chain.form full", "data.alignments: spans"):
+        assert part in message
+
+
+def test_checkpoints_of_another_vocabulary_are_refused_with_both_hashes(base):
+    own = vocabulary.load(str(base / "model")).hash
+    assert checkpoint.complete_steps(str(base))
+    with pytest.raises(CheckpointError, match=f"vocabulary another, found {own}"):
+        checkpoint.restore(str(base), None, {"vocabulary": "another"})
 
 
 def test_every_fault_of_a_bad_config_is_listed(home, capsys):

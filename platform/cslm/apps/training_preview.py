@@ -80,16 +80,9 @@ def sample(
                     factor = weights.get(mixture.task_of(group), 0) * mixture.factor_of(group, section.mixture.groups)
                     if mixture.task_of(group) in tasks and factor > 0 and len(candidates.get(group, ())) < number:
                         candidates.setdefault(group, []).append((piece, row))
-    turns = [
-        (group, *members[turn])
-        for turn in range(number)
-        for group, members in sorted(candidates.items(), key=lambda pair: (_order(tasks, pair[0]), pair[0]))
-        if turn < len(members)
-    ]
+    turns = _by_turns(tasks, candidates, number)
     found: list[Example] = []
     aside: dict[str, str] = {}
-    # A few more than are asked for, should some not be possible.
-    turns = turns[: 2 * number + len(candidates)]
     spoken = _spoken(section, turns)
     for group, _, row in turns:
         if len(found) >= number:
@@ -163,8 +156,22 @@ def _spelt(kind: str, ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast", 
     return f"<{' '.join(codes)}>"
 
 
-def _order(tasks: Sequence[str], group: str) -> int:
-    return list(tasks).index(mixture.task_of(group))
+def _by_turns(
+    tasks: Sequence[str], candidates: Mapping[str, Sequence[tuple[Piece, dict[str, Any]]]], number: int
+) -> list[tuple[str, Piece, dict[str, Any]]]:
+    """The rows of all groups so that any first few are of as many tasks, and then languages, as can be.
+
+    A few more than `number`, should some give no example.
+    """
+    ranked = []
+    for task in tasks:
+        groups = sorted(group for group in candidates if mixture.task_of(group) == task)
+        for rank, group in enumerate(groups):
+            for turn, (piece, row) in enumerate(candidates[group]):
+                # The next turn of a task's first language comes when all its languages had theirs.
+                ranked.append((turn * len(groups) + rank, (group, piece, row)))
+    ranked.sort(key=lambda pair: pair[0])
+    return [row for _, row in ranked[: 2 * number + len(candidates)]]
 
 
 def _first_pieces(table: str, uri: str, split: str) -> list[Piece]:

@@ -82,7 +82,7 @@ def shares(
     check_names(section.groups, sizes)
     found: dict[str, GroupShare] = {}
     for task, weight in weights.items():
-        members = {name: one.size for name, one in sizes.items() if task_of(name) == task and one.size > 0}
+        members = {name: one.size for name, one in sorted(sizes.items()) if task_of(name) == task and one.size > 0}
         wanted = {
             name: weight * temper * factor_of(name, section.groups)
             for name, temper in _tempered(members, section.beta).items()
@@ -137,7 +137,8 @@ def _bounded(wanted: Mapping[str, float], sizes: Mapping[str, float], bound: flo
         full |= set(over)
         rest = sum(wanted[name] * sizes[name] for name in wanted if name not in full)
         if rest > 0:
-            level = (volume - bound * sum(sizes[name] for name in full)) / rest
+            # In one order in every process, as the last digit of a sum depends on it, and rows on that.
+            level = (volume - bound * sum(sizes[name] for name in wanted if name in full)) / rest
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ made again, so an interrupted build goes on.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,7 +36,9 @@ _ASIDE_KEY = b"cslm.set_aside"
 # What a task takes at a time grows with the corpus, so that the small pieces between the passes, of which there are
 # chunks times buckets, stay few; the upper bounds keep what a task holds at some hundred megabytes.
 _CHUNK_ROWS, _BUCKET_EXAMPLES = (4096, 65536), (4096, 65536)
-_MOST_PIECES = 1000
+_MOST_PIECES = 256
+# Counting a file takes less time than starting a task for it.
+_FILES_A_COUNT = 16
 _SPOKEN_TASKS = ("st", "s2st", "answer")
 
 
@@ -64,7 +67,7 @@ def count(section: DataSection, cache: str) -> Counted:
             for table, entries in listed.items()
             for one in entries
         ]
-        known = {"digest": digest, "files": sorted(_run(_count, items), key=lambda one: (one["table"], one["file"]))}
+        known = {"digest": digest, "files": _run(_count, items, _FILES_A_COUNT)}
         storage.write_json(cache, known)
     sizes.one_tokenizer(known["files"])
     return Counted(known["files"], sizes.total(known["files"]), digest)
@@ -258,27 +261,36 @@ class _PackStep:
         return counts
 
 
-def _dataset(step: Callable[[Mapping[str, Any]], pa.Table], items: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
-    """A dataset of what `step` gives for each item, one task an item."""
+def _dataset(
+    step: Callable[[Mapping[str, Any]], pa.Table], items: Sequence[Mapping[str, Any]], items_a_task: int = 1
+) -> ray.data.Dataset:
+    """A dataset of what `step` gives for each item."""
 
     def batch_step(batch: pa.Table) -> pa.Table:
         return pa.concat_tables([step(json.loads(text)) for text in batch.column("item").to_pylist()])
 
     texts = [{"item": json.dumps(item, default=asdict)} for item in items]
-    dataset: ray.data.Dataset = ray.data.from_items(texts, override_num_blocks=len(texts))
-    return dataset.map_batches(batch_step, batch_size=None, batch_format="pyarrow")
+    dataset: ray.data.Dataset = ray.data.from_items(texts, override_num_blocks=-(-len(texts) // items_a_task))
+    mapped = dataset.map_batches(batch_step, batch_size=None, batch_format="pyarrow")
+    mapped.context.raise_original_map_exception = True
+    return mapped
 
 
-def _run(step: Callable[[Mapping[str, Any]], Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Call `step` on each item, one task an item, and return the small JSON values that it gives, in order."""
+def _run(
+    step: Callable[[Mapping[str, Any]], Any], items: Sequence[Mapping[str, Any]], items_a_task: int = 1
+) -> list[Any]:
+    """Call `step` on each item and return the small JSON values that it gives, in order of the items."""
     if not items:
         return []
 
     def noted(item: Mapping[str, Any]) -> pa.Table:
         return pa.table({"number": [item["number"]], "result": [json.dumps(step(item))]})
 
+    # What fails is told by `cluster.workers_faults`; Ray would print its own traceback before.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with cluster.workers_faults():
-        rows = _dataset(noted, [{**item, "number": number} for number, item in enumerate(items)]).take_all()
+        numbered = [{**item, "number": number} for number, item in enumerate(items)]
+        rows = _dataset(noted, numbered, items_a_task).take_all()
     return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]
 
 

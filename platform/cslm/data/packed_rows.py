@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cslm import contracts, storage
-from cslm.data.example_table import LIST_COLUMNS, NAME_COLUMNS
+from cslm.data.example_table import LIST_COLUMNS, NAME_COLUMNS, SCHEMA
 from cslm.errors import CheckpointError
 from cslm.lm import packing
 
@@ -22,15 +22,15 @@ def pack(files: Sequence[str], bucket: int, row_length: int) -> tuple[pa.Table, 
     The second value counts what is in them: {group: {examples, tokens, targets}}. The rows follow from the examples
     alone, in whatever order and files they come.
     """
-    names = pa.concat_tables([storage.read_row_groups(file, [bucket], NAME_COLUMNS) for file in files])
+    table = pa.concat_tables([storage.read_row_groups(file, [bucket], SCHEMA.names) for file in files]).combine_chunks()
+    names = table.select(NAME_COLUMNS)
     if not names.num_rows:
         return contracts.load("packed").table([]), {}
     order = pc.sort_indices(names, [(name, "ascending") for name in NAME_COLUMNS[:-1]]).to_numpy()
     rows = packing.best_fit(names.column("length").to_numpy()[order].tolist(), row_length)
     places = order[np.concatenate([np.asarray(row) for row in rows])]
     names = names.take(places).combine_chunks()
-    lists = pa.concat_tables([storage.read_row_groups(file, [bucket], LIST_COLUMNS) for file in files])
-    lists = lists.combine_chunks().take(places).combine_chunks()
+    lists = table.select(LIST_COLUMNS).take(places).combine_chunks()
     # Lists of examples lie one behind the other now: a row is a stretch of them.
     starts = _offsets([len(row) for row in rows])
     example_starts = _offsets(names.column("length").to_numpy())

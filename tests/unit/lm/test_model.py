@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cslm import storage
-from cslm.errors import ConfigError
+from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer
 from cslm.lm.model import ModelSection
@@ -86,6 +86,27 @@ def test_a_model_with_these_units_is_taken_as_it_is(tmp_path):
     assert torch.equal(same, embedding)
     names = [{storage.name(file) for file in storage.list_files(str(tmp_path / part))} for part in ("base", "start")]
     assert names[0] == names[1]
+
+
+def test_a_start_made_from_another_model_is_refused_with_both_hashes(tmp_path):
+    started, _ = prepare(tmp_path / "start")
+    other, _ = prepare(tmp_path / "other", text_vocab_size=310)
+    with pytest.raises(CheckpointError, match=f"vocabulary {other.hash}, found {started.hash}"):
+        prepare(tmp_path / "start", path=str(tmp_path / "other"))
+
+
+def test_a_reader_has_the_tokenizer_and_vocabulary_of_the_model_to_be(tmp_path):
+    facts = {"num_units": len(HEAPS), "unit_tokenizer": "abc", "frame_rate_hz": 25.0}
+    section = ModelSection(shape="micro", text_vocab_size=320)
+    tokenizer, before = lm_model.reader(str(tmp_path / "start"), section, texts=lambda: TEXTS, **facts)
+    assert not (tmp_path / "start").exists()
+    layout, _ = prepare(tmp_path / "start")
+    assert before == layout
+    again, after = lm_model.reader(str(tmp_path / "start"), section, texts=lambda: 1 / 0, **facts)
+    assert after == layout
+    assert again.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(CheckpointError, match="abc"):
+        lm_model.reader(str(tmp_path / "start"), section, texts=list, **{**facts, "unit_tokenizer": "other"})
 
 
 def test_an_unknown_shape_is_refused(tmp_path):
