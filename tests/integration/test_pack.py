@@ -175,10 +175,12 @@ def spoken(corpus, tmp_path_factory):
     """Translations that are spoken, one by an utterance that is nowhere, and alignments of all utterances but u1."""
     root = tmp_path_factory.mktemp("spoken")
     units = storage.read_table(str(corpus / "units" / "units")).to_pylist()
+    texts = {row["id"]: row["text"] for row in units}
     pairs = [
         {
             "id": f"p{number}",
-            **{"source_language": "en", "target_language": "es", "source": "one", "target": "uno", "split": "train"},
+            **{"source_language": "en", "target_language": "es", "source": "one", "split": "train"},
+            "target": texts[f"u{number + 1}"],
             "source_audio": f"u{number}" if number != 5 else "nowhere",
             "target_audio": f"u{number + 1}" if number % 2 == 0 else None,
         }
