@@ -12,7 +12,7 @@ from cslm import storage
 from cslm.apps import demo, demo_report
 from cslm.errors import CslmError
 
-STEPS = ["corpus", "fit_tokenizer", "tokenize", "pretrain", "sft", "evaluate"]
+STEPS = ["corpus", "fit_tokenizer", "tokenize", "align", "pretrain", "sft", "evaluate"]
 SUMMARIES: dict[str, dict[str, Any]] = {
     "corpus": {},
     "fit_tokenizer": {
@@ -26,6 +26,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         "rows": {"manifest": 8000, "accepted": 7999, "rejected": 1},
         "by_language": {"en": {}, "zh": {}},
     },
+    "align": {"rows": {"asked": 704, "accepted": 703, "rejected": 1}, "words": 2529, "score": -1.15},
     "pretrain": {
         "steps": 300,
         "tokens": 2_457_600,
@@ -159,7 +160,7 @@ def test_the_second_run_starts_nothing_and_tells_the_same(
     monkeypatch.setattr(demo, "LocalCluster", None)
     code, submitted, again = run()
     assert (code, submitted) == (0, [])
-    assert "all 6 steps finished before, nothing to do" in again
+    assert "all 7 steps finished before, nothing to do" in again
     assert first.partition("what was done")[2].split("this run took")[0] in again
     assert (tmp_path / "out" / "summary.json").read_bytes() == before
 
@@ -169,7 +170,7 @@ def test_a_failed_step_ends_the_demo_with_its_exit_code_and_the_next_run_goes_on
 ) -> None:
     monkeypatch.setattr(cluster, "behave", lambda name: 2 if name == "pretrain" else 0)
     code, submitted, said = run()
-    assert (code, submitted) == (2, ["corpus", "fit_tokenizer", "tokenize", "pretrain"])
+    assert (code, submitted) == (2, ["corpus", "fit_tokenizer", "tokenize", "align", "pretrain"])
     assert "pretrain ended with exit code 2" in said
     assert not (tmp_path / "out" / "summary.json").exists()
     monkeypatch.setattr(cluster, "behave", lambda name: 0)

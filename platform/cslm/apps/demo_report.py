@@ -21,6 +21,7 @@ def collect(summaries: Mapping[str, Mapping[str, Any]], walls_s: Mapping[str, fl
         "units": summaries.get("tokenize", {}).get("units"),
         "utterances": summaries.get("tokenize", {}).get("rows"),
         "by_language": summaries.get("tokenize", {}).get("by_language"),
+        "alignments": {key: summaries.get("align", {}).get(key) for key in ("rows", "words", "score")},
         "tokenizer": {
             key: summaries.get("fit_tokenizer", {}).get(key) for key in ("tokenizer", "qualities", "training")
         },
@@ -66,6 +67,10 @@ def _result(step: str, document: Mapping[str, Any]) -> str:
         taken, rejected = _number(rows.get("accepted")), _number(rows.get("rejected"))
         hours, units = _number(document["hours"], ".2f"), _number(document["units"])
         return f"{hours} hours in, {units} units out; {taken} utterances taken, {rejected} rejected"
+    if step == "align":
+        found = document["alignments"]
+        taken = _number((found["rows"] or {}).get("accepted"))
+        return f"{taken} spoken answers, {_number(found['words'])} words with their times"
     if step in document["training"]:
         done = document["training"][step]
         rate = (done.get("throughput") or {}).get("tokens_per_s")

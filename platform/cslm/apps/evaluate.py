@@ -36,7 +36,7 @@ class EvaluateSection(Section):
 
     max_utterances: int = setting(200, "utterances to recognise of each language, at most", ge=0)
     max_questions: int = setting(100, "questions to answer of each pair of languages, at most", ge=0)
-    max_new_tokens: int = setting(96, "longest output", unit="tokens", ge=1)
+    max_new_tokens: int = setting(512, "longest output, the speech of an answer included", unit="tokens", ge=1)
     batch_size: int = setting(64, "items a worker decodes together", ge=1)
     num_workers: int = setting(2, "models that work side by side (one GPU each, or one CPU core each)", ge=1)
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to decode; auto takes GPUs where there are any")
