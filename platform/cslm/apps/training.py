@@ -1,7 +1,8 @@
 """What pre-training and fine-tuning share: tables -> start model -> packed rows -> trained model, as one job body."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from cslm.lm.model import ModelSection
 from cslm.speech import tokenizer as speech
 from cslm.train.loop import TrainSection
 from cslm.train.zero import DeepSpeedSection
+
+_MOST_CHARACTERS = 50_000_000
 
 
 class TrainingConfig(JobConfig):
@@ -94,24 +97,55 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
 def corpus_texts(section: sources.DataSection) -> list[str]:
     """Texts to train a text tokenizer on: the distinct ones of the tables, sorted, and the prompts around them.
 
-    Prompts stand in every example, so they are given a weight of a tenth of the corpus.
+    Prompts stand in every example, so they are given a weight of a tenth of the corpus. Of a large corpus the first
+    files of every folder, so of every language, are enough: no more than _MOST_CHARACTERS of each table.
     """
-    texts = set(_column(sources.units_folder(section.units), "text", section.split))
-    if section.parallel_text:
-        for column in ("source", "target"):
-            texts |= set(_column(storage.absolute(section.parallel_text), column, section.split))
-    if section.dialogues:
-        for turns in _column(storage.absolute(section.dialogues), "turns", section.split):
-            texts |= {turn["text"] for turn in turns}
-    languages = sorted(set(_column(sources.units_folder(section.units), "language", section.split)))
-    framing = prompts.framing_texts(languages)
+    section = sources.resolved(section)
+    uris = sources.tables_of(section)
+    texts: set[str] = set()
+    for table, uri in uris.items():
+        characters = 0
+        for file in _in_turn(sources.files_of(table, uri, section.split)):
+            found = set(_texts_of(table, uri, file, section.split)) - texts
+            texts |= found
+            characters += sum(map(len, found))
+            if characters > _MOST_CHARACTERS:
+                break
+    framing = prompts.framing_texts(_languages(section))
     weight = 1 + len(texts) // (10 * len(framing))
     return sorted(text for text in texts if text) + framing * weight
 
 
-def _column(uri: str, column: str, split: str) -> list[Any]:
-    rows = storage.read_table(uri, [column], (pc.field("split") == split) | pc.field("split").is_null())
-    return list(rows.column(column).to_pylist())
+def _texts_of(table: str, uri: str, file: str, split: str) -> Iterator[str]:
+    columns = {
+        "units": ("text", "split"),
+        "parallel_text": ("source", "target", "split"),
+        "dialogues": ("turns", "split"),
+    }
+    rows = storage.parquet_schema(file)[1]
+    for row in sources.read(sources.Piece(table, uri, file, 0, rows), split, columns[table]).to_pylist():
+        if table == "dialogues":
+            yield from (turn["text"] for turn in row["turns"])
+        else:
+            yield from (row[column] for column in columns[table][:-1] if row[column])
+
+
+def _in_turn(entries: Sequence[storage.Entry]) -> list[str]:
+    """Files, the first of every folder before the second of any."""
+    folders: dict[str, list[str]] = {}
+    for entry in entries:
+        folders.setdefault(storage.parent(entry.uri), []).append(entry.uri)
+    return [file for files in zip_longest(*folders.values()) for file in files if file is not None]
+
+
+def _languages(section: sources.DataSection) -> list[str]:
+    """The languages of the units: by the names of their folders, or by their rows where no folder says it."""
+    found: set[str] = set()
+    for entry in sources.files_of("units", section.units, section.split):
+        named = [part for part in entry.uri.removeprefix(section.units).split("/") if part.startswith("language=")]
+        column = [] if named else pc.unique(storage.read_rows(entry.uri, ["language"]).column("language")).to_pylist()
+        found |= {part.removeprefix("language=") for part in named} | set(column)
+    return sorted(found)
 
 
 def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:

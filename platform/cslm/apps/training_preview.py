@@ -78,9 +78,11 @@ def sample(
                     layout.require_units_of([row["tokenizer"]], piece.file)
                 for group in groups_of(table, row):
                     factor = weights.get(mixture.task_of(group), 0) * mixture.factor_of(group, section.mixture.groups)
-                    if mixture.task_of(group) in tasks and factor > 0 and len(candidates.get(group, ())) < number:
+                    if mixture.task_of(group) in tasks and factor > 0:
                         candidates.setdefault(group, []).append((piece, row))
-    turns = _by_turns(tasks, candidates, number)
+    # The first rows of a table may be alike: some from everywhere among those that were read.
+    spread = {group: members[:: max(1, len(members) // number)][:number] for group, members in candidates.items()}
+    turns = _by_turns(tasks, spread, number)
     found: list[Example] = []
     aside: dict[str, str] = {}
     spoken = _spoken(section, turns)

@@ -36,8 +36,8 @@ def tell_epoch(job: Job, stats: Mapping[str, Any], num_steps: int, rows_per_step
 def epoch_table(stats: Mapping[str, Any]) -> Table:
     """One line a group: what the tables hold of it, how often it is seen, and what that comes to in an epoch."""
     table = Table(title="one epoch of training data", title_justify="left")
-    for column in ("group", "in the tables", "repeats", "examples", "tokens", "targets", "share", "set aside"):
-        table.add_column(column, justify="left" if column == "group" else "right")
+    for column in ("group", "held", "repeats", "examples", "tokens", "targets", "share", "set aside"):
+        table.add_column(column, justify="left" if column == "group" else "right", no_wrap=True)
     for group, task in stats["tasks"].items():
         table.add_row(
             group,

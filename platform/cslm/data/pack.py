@@ -22,9 +22,9 @@ import ray.data
 
 from cslm import cluster, contracts, storage
 from cslm.config import fingerprint
-from cslm.data import joins, mixture, packed_rows, sizes, sources
+from cslm.data import account, joins, mixture, packed_rows, sizes, sources
 from cslm.data.example_table import ExampleMaker, open_builder
-from cslm.data.mixture import Draw, GroupShare, GroupSize
+from cslm.data.mixture import Draw, GroupSize
 from cslm.data.sources import DataSection, Piece
 from cslm.errors import ConfigError
 from cslm.lm import vocabulary
@@ -101,11 +101,11 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
         storage.write_json(building, key)
     work = _Work(section, draw, model_folder, layout.hash, output, counted)
     aside = work.make_examples()
-    stats = _summarize(work.pack(), aside, counted.sizes, shares, section.row_length)
+    stats = account.of_epoch(work.pack(), aside, counted.sizes, shares, section.row_length)
     if not stats["num_rows"]:
         raise ConfigError(
             f"data: the tables must hold examples of {', '.join(weights)} of at most data.row_length "
-            f"({section.row_length}) tokens, found none; set aside: {_told(stats['set_aside'])}"
+            f"({section.row_length}) tokens, found none; set aside: {account.told(stats['set_aside'])}"
         )
     stats |= {"fingerprint": key, "vocabulary": layout.hash}
     storage.write_json(done, stats)
@@ -300,49 +300,3 @@ def _pieces(item: Mapping[str, Any]) -> list[Piece]:
 
 def _between(bounds: tuple[int, int], value: float) -> float:
     return min(max(value, bounds[0]), bounds[1])
-
-
-def _summarize(
-    packed: Sequence[Mapping[str, Any]],
-    aside: Sequence[Mapping[str, Mapping[str, int]]],
-    held: Mapping[str, GroupSize],
-    shares: Mapping[str, GroupShare],
-    row_length: int,
-) -> dict[str, Any]:
-    set_aside: dict[str, dict[str, int]] = {}
-    for chunk in aside:
-        for group, reasons in chunk.items():
-            total = set_aside.setdefault(group, {})
-            for reason, number in reasons.items():
-                total[reason] = total.get(reason, 0) + number
-    tasks: dict[str, dict[str, Any]] = {
-        group: {
-            "held": held[group].examples,
-            "size": round(held[group].size, 4),
-            "repeats": round(share.repeats, 4),
-            "bounded_from": round(share.wanted, 4) if share.bounded else None,
-            **{"examples": 0, "tokens": 0, "targets": 0},
-        }
-        for group, share in shares.items()
-    }
-    for bucket in packed:
-        for group, counts in bucket["groups"].items():
-            for name, number in counts.items():
-                tasks[group][name] += number
-    num_rows = sum(bucket["rows"] for bucket in packed)
-    num_tokens = sum(task["tokens"] for task in tasks.values())
-    for task in tasks.values():
-        task["share"] = round(task["tokens"] / num_tokens, 6) if num_tokens else 0.0
-    return {
-        "num_rows": num_rows,
-        "row_length": row_length,
-        "num_tokens": num_tokens,
-        "efficiency": num_tokens / (num_rows * row_length) if num_rows else 1.0,
-        "set_aside": dict(sorted(set_aside.items())),
-        "tasks": tasks,
-    }
-
-
-def _told(aside: Mapping[str, Mapping[str, int]]) -> str:
-    told = [f"{n:,} {reason} of {group}" for group, reasons in aside.items() for reason, n in reasons.items()]
-    return ", ".join(told) or "nothing"

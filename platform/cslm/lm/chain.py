@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from cslm.config import Section, setting
-from cslm.lm.chunks import Spoken, cut
+from cslm.lm.chunks import Chunk, Spoken, cut
 from cslm.lm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, Vocabulary
 
 Form = Literal["interleaved", "full", "interleaved_no_question", "full_no_question"]
@@ -69,20 +69,17 @@ def with_question(
 
 
 def alternating(
-    text: str, spoken: Spoken, num_words: int, *, speech_first: bool, encode: Callable[[str], list[int]],
-    vocabulary: Vocabulary,
-) -> list[int]:  # fmt: skip
-    """Token ids of an utterance that goes from text to speech and back at every chunk of about `num_words` words.
+    chunks: Sequence[Chunk], *, speech_first: bool, encode: Callable[[str], list[int]], vocabulary: Vocabulary
+) -> list[int]:
+    """Token ids of an utterance that goes from text to speech, or back, at every chunk.
 
     The form of the papers on scaling interleaved speech and text (Nguyen et al. 2024, arXiv:2402.05755; Zeng et al.
-    2024, arXiv:2411.17607): what comes next is said in the other modality. Raises ValueError like `chunks.cut`.
+    2024, arXiv:2411.17607): what comes next is said in the other modality.
     """
     ids: list[int] = []
-    for number, chunk in enumerate(cut(text, spoken, num_words)):
-        if (number % 2 == 0) == speech_first:
-            ids += speech_span(chunk.units, vocabulary)
-        else:
-            ids += encode(chunk.text)
+    for number, chunk in enumerate(chunks):
+        is_speech = (number % 2 == 0) == speech_first
+        ids += speech_span(chunk.units, vocabulary) if is_speech else encode(chunk.text)
     return ids
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cslm.lm import chain, text_tokenizer
 from cslm.lm.chain import ChainSection
-from cslm.lm.chunks import Spoken
+from cslm.lm.chunks import Spoken, cut
 from cslm.lm.prompts import ChatFrame, Task, templates
 from cslm.lm.vocabulary import SPEECH_START, Vocabulary
 
@@ -34,7 +34,7 @@ TASKS: dict[str, str] = {
 
 
 class SetAside(Exception):
-    """An example that cannot be made. `reason`: `too_long`, `no_units` or `not_aligned`."""
+    """An example that cannot be made. `reason`: `too_long`, `no_units`, `not_aligned` or `one_chunk`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -197,17 +197,15 @@ class ExampleBuilder:
 
     def _spans(self, group: str, row: Row, spoken: Mapping[str, Spoken]) -> Example:
         """No chat: an utterance that changes between text and speech, all of it to be predicted."""
+        spoken_row = _known(spoken, row["id"])
         try:
-            content = chain.alternating(
-                row["text"],
-                _known(spoken, row["id"]),
-                self._section.chunk_words,
-                speech_first=zlib.crc32(row["id"].encode()) % 2 == 0,
-                encode=self._text,
-                vocabulary=self._vocabulary,
-            )
+            chunks = cut(row["text"], spoken_row, self._section.chunk_words)
         except ValueError as error:
             raise SetAside("not_aligned") from error
+        if len(chunks) < 2:
+            raise SetAside("one_chunk")
+        speech_first = zlib.crc32(row["id"].encode()) % 2 == 0
+        content = chain.alternating(chunks, speech_first=speech_first, encode=self._text, vocabulary=self._vocabulary)
         begin = self._tokenizer.bos_token_id
         begins = [] if begin is None else [begin]
         end = self._frame.turns(["user", "assistant"])[1].end

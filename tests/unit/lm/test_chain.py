@@ -2,7 +2,7 @@ import pytest
 
 from cslm.lm import chain
 from cslm.lm.chain import ChainSection
-from cslm.lm.chunks import Spoken, Word
+from cslm.lm.chunks import Spoken, Word, cut
 
 TEXT = "It is red. It is not so big."
 SPOKEN = Spoken(
@@ -66,7 +66,8 @@ def test_without_the_answers_mark_nothing_is_answered(joint, encode):
 
 def test_speech_and_text_alternate(joint, encode):
     def spans(speech_first):
-        ids = chain.alternating(TEXT, SPOKEN, 4, speech_first=speech_first, encode=encode, vocabulary=joint[1])
+        chunks = cut(TEXT, SPOKEN, 4)
+        ids = chain.alternating(chunks, speech_first=speech_first, encode=encode, vocabulary=joint[1])
         return written(joint, ids)
 
     assert spans(True) == f"{units(1, 2, 3)} It is not so big."

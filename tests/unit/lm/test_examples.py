@@ -157,6 +157,11 @@ def test_spans_change_between_text_and_speech_and_are_all_learned(joint, builder
     assert example.loss_mask == [0] + [1] * (len(example.input_ids) - 1)
 
 
+def test_an_utterance_of_one_chunk_has_nothing_to_change_between(joint):
+    with pytest.raises(SetAside, match="one_chunk"):
+        ExampleBuilder(*joint).build("spans/en", ROWS["spans/en"], {"u3": Spoken([1], [2], [Word("One", 0, 2)])})
+
+
 def test_a_dialogue_that_is_too_long_is_split_at_its_questions(joint):
     turns = [turn("user", "A?"), turn("assistant", "B."), turn("user", "C?"), turn("assistant", "D.")] * 2
     whole = one(ExampleBuilder(*joint), dialogue(*turns))
