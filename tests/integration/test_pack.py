@@ -8,7 +8,7 @@ from cslm import contracts, storage
 from cslm.data import pack, sources
 from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import model as lm_model
-from cslm.lm import vocabulary
+from cslm.lm import prompts, vocabulary
 from cslm.lm.model import ModelSection
 from tests.data import tables
 
@@ -218,7 +218,7 @@ def test_spoken_rows_get_their_utterances_and_what_lacks_them_is_counted(corpus,
     changes = {
         "parallel_text": str(spoken / "parallel_text"),
         "alignments": str(spoken / "align"),
-        "chain": {"form": "interleaved"},
+        "chain": {"form": "interleaved", "chunk_words": 1},
         "weights": {"spans": 1, "st": 1, "s2st": 1},
     }
     stats, output = build(corpus, "spoken", ("spans", "st", "s2st", "answer"), **changes)
@@ -295,3 +295,11 @@ def test_a_bounded_group_says_so_and_unknown_groups_are_refused(corpus, ray_clus
     assert stats["tasks"]["mt/en-es"]["bounded_from"] is None
     with pytest.raises(ConfigError, match=r"mt/fr-en: must be a group of the tables.*answer/en-en, asr/en, mt/en-es"):
         build(corpus, "unknown", ("asr", "mt"), mixture={"groups": {"mt/fr-en": 2}})
+
+
+def test_other_prompts_are_other_rows(corpus, ray_cluster, monkeypatch, tmp_path):
+    stats, _ = build(corpus, "prompts", ("asr",))
+    for path in prompts.TEMPLATE_FOLDER.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text().replace("Transcribe", "Write"))
+    monkeypatch.setattr(prompts, "TEMPLATE_FOLDER", tmp_path)
+    assert build(corpus, "prompts", ("asr",))[0]["fingerprint"] != stats["fingerprint"]

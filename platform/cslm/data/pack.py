@@ -27,8 +27,8 @@ from cslm.data.example_table import ExampleMaker, open_builder
 from cslm.data.mixture import Draw, GroupSize
 from cslm.data.sources import DataSection, Piece
 from cslm.errors import ConfigError
-from cslm.lm import vocabulary
-from cslm.lm.examples import TASKS
+from cslm.lm import prompts, vocabulary
+from cslm.lm.examples import TASKS, VERSION
 
 STATS = "stats.json"
 _BUILDING = "_building.json"
@@ -92,7 +92,8 @@ def build(section: DataSection, tasks: Sequence[str], model_folder: str, output:
     layout = vocabulary.load(model_folder)
     aligned = storage.listing_digest(section.alignments, ".parquet") if section.alignments else ""
     chain = section.chain.model_dump()
-    key = fingerprint([counted.digest, aligned, dict(draw.repeats), chain, section.row_length, layout.hash, seed])
+    told = [VERSION, prompts.digest(model_folder), chain, section.row_length, layout.hash]
+    key = fingerprint([counted.digest, aligned, dict(draw.repeats), told, seed])
     done, building = storage.join(output, STATS), storage.join(output, _BUILDING)
     if storage.exists(done) and storage.read_json(done)["fingerprint"] == key:
         return dict(storage.read_json(done))

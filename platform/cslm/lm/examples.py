@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Row = Mapping[str, Any]
+# Goes up when the same row gives another example.
+VERSION = 1
 # The tasks and the table that each is made from.
 TASKS: dict[str, str] = {
     "asr": "units",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cslm import storage
+from cslm.config import fingerprint
 from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import text_tokenizer
 
@@ -57,6 +58,15 @@ def templates(language: str) -> Templates:
             return Templates(language, prompts)
     known = sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.yaml"))
     raise ConfigError(f"no prompts for the language {language}; there are {known}: add {language}.yaml beside them")
+
+
+def digest(model_folder: str) -> str:
+    """Stands for all that is put around contents: the prompts of every language and a model's chat template."""
+    texts = [storage.read_text(str(path)) for path in sorted(TEMPLATE_FOLDER.glob("*.yaml"))]
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        path = storage.join(model_folder, name)
+        texts.append(storage.read_text(path) if storage.exists(path) else "")
+    return fingerprint(texts)
 
 
 def framing_texts(languages: Sequence[str]) -> list[str]:
