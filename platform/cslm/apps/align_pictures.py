@@ -8,6 +8,7 @@ from cslm import storage
 from cslm.apps import speech_pictures
 from cslm.data import alignments, fetch
 from cslm.errors import AudioError
+from cslm.speech.alignment import stretches
 from cslm.speech.audio import Channels, Recording
 
 if TYPE_CHECKING:
@@ -63,12 +64,16 @@ def _chosen(output: str, units: str) -> list[dict[str, Any]]:
 
 
 def _words(axes: "Axes", row: dict[str, Any]) -> None:
-    """A bar below the units for each word, with its text."""
+    """A bar for each word below the units that are its own, with its text."""
     top = axes.get_ylim()[1]
-    for number, word in enumerate(row["words"]):
-        start_s, end_s = (word[name] / row["frame_rate_hz"] for name in ("start_frame", "end_frame"))
+    edges_s = np.concatenate(([0], np.cumsum(row["durations"]))) / row["frame_rate_hz"]
+    for one in stretches(row["durations"], row["words"]):
+        start_s, end_s = edges_s[one.start], edges_s[one.end]
         if start_s >= speech_pictures.LONGEST_SHOWN_S:
             break
+        if one.word is None:
+            continue
+        number, word = one.word, row["words"][one.word]
         axes.axvspan(start_s, end_s, ymin=0, ymax=0.12, color="white", alpha=0.55 if number % 2 else 0.8, linewidth=0)
         axes.axvline(start_s, color="lime", linewidth=1.2)
         axes.text((start_s + end_s) / 2, 0.06 * top, word["text"], fontsize=9, ha="center", va="center", clip_on=True)

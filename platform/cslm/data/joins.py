@@ -21,6 +21,7 @@ from cslm.errors import CheckpointError
 from cslm.lm import examples
 from cslm.lm.chain import ChainSection
 from cslm.lm.chunks import Spoken, Word
+from cslm.speech.alignment import unit_bounds
 
 # An utterance that a chunk needs, and whether the times of its words are needed too.
 NEEDED_SCHEMA = pa.schema({"id": pa.string(), "chunk": pa.int32(), "aligned": pa.bool_()})
@@ -67,7 +68,10 @@ def spoken_rows(table: pa.Table) -> dict[str, Spoken]:
     names = table.column("id").to_pylist()
     units, durations = sources.number_lists(table.column("units")), sources.number_lists(table.column("durations"))
     words = _word_lists(table.column("words"))
-    return {name: Spoken(*rest) for name, *rest in zip(names, units, durations, words, strict=True)}
+    return {
+        name: Spoken(codes, None if of is None else _in_units(lengths, of))
+        for name, codes, lengths, of in zip(names, units, durations, words, strict=True)
+    }
 
 
 def words_of(section: DataSection, units_file: str, ids: pa.ChunkedArray, made_by: Sequence[str]) -> pa.ChunkedArray:
@@ -115,13 +119,19 @@ def _schema() -> pa.Schema:
     return pa.schema([*fields, pa.field("words", WORDS)])
 
 
-def _word_lists(column: pa.ChunkedArray) -> list[list[Word] | None]:
-    found: list[list[Word] | None] = []
+def _in_units(durations: Any, words: Sequence[tuple[str, int, int]]) -> list[Word]:
+    """Words with first and last frame -> with first and last unit."""
+    bounds = unit_bounds(durations, [frame for _, start, end in words for frame in (start, end)]).tolist()
+    return [Word(text, *bounds[2 * number : 2 * number + 2]) for number, (text, _, _) in enumerate(words)]
+
+
+def _word_lists(column: pa.ChunkedArray) -> list[list[tuple[str, int, int]] | None]:
+    found: list[list[tuple[str, int, int]] | None] = []
     for chunk in column.chunks:
         values: Mapping[str, Any] = {
             name: chunk.values.field(name).to_pylist() for name in ("text", "start_frame", "end_frame")
         }
-        words = [Word(*of) for of in zip(values["text"], values["start_frame"], values["end_frame"], strict=True)]
+        words = list(zip(values["text"], values["start_frame"], values["end_frame"], strict=True))
         offsets = chunk.offsets.to_pylist()
         known = chunk.is_valid().to_pylist()
         found += [

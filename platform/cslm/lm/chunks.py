@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 # A cut costs nothing behind a sentence, a little behind a clause, and otherwise as much as a chunk that is half as long
 # or one and a half times as long as it should be: 7 words give 4 to 11 inside a sentence.
 _CLAUSE_COST, _NO_PUNCTUATION_COST = 0.1, 0.5
@@ -24,19 +22,18 @@ _FEW_SPACES = 0.5
 
 
 class Word(NamedTuple):
-    """A word as the text writes it, and its frames `start_frame <= frame < end_frame`; none for one without sound."""
+    """A word as the text writes it, and its units `start <= unit < end`; none for one without sound."""
 
     text: str
-    start_frame: int
-    end_frame: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance as units: codes [U] with repeats merged, frames of each [U], and its words where it is aligned."""
+    """An utterance as units: codes [U] with repeats merged, and its words in order where it is aligned."""
 
     units: Sequence[int]
-    durations: Sequence[int] = ()
     words: Sequence[Word] | None = None
 
 
@@ -57,13 +54,11 @@ def cut(text: str, spoken: Spoken, num_words: int) -> list[Chunk]:
     if spoken.words is None:
         raise ValueError("an utterance must be aligned to be cut at its words")
     places = _places(text, spoken.words)
-    bounds = unit_bounds(spoken.durations, [word.start_frame for word in spoken.words])
-    has_sound = [word.end_frame > word.start_frame for word in spoken.words]
     # Where each chunk begins in text and units. One that would have no units stays with what came before.
     starts: list[tuple[int, int]] = [(0, 0)]
     firsts = word_cuts(_gaps(text, places), num_words)
     for first, end in zip(firsts, [*firsts[1:], len(places)], strict=True):
-        sounding = next((bounds[word] for word in range(first, end) if has_sound[word]), None)
+        sounding = next((word.start for word in spoken.words[first:end] if word.end > word.start), None)
         if first == 0 or sounding is None or sounding <= starts[-1][1] or sounding >= len(spoken.units):
             continue
         before = places[first - 1][1]
@@ -74,15 +69,6 @@ def cut(text: str, spoken: Spoken, num_words: int) -> list[Chunk]:
         Chunk(text[text_start:text_end], list(spoken.units[unit_start:unit_end]))
         for (text_start, unit_start), (text_end, unit_end) in zip(starts, ends, strict=True)
     ]
-
-
-def unit_bounds(durations: Sequence[int], frames: Sequence[int]) -> list[int]:
-    """The unit [N] before which each frame [N] cuts: the nearer edge of the run that it lies in."""
-    edges = np.concatenate([[0], np.cumsum(np.asarray(durations, np.int64))])
-    after = np.searchsorted(edges, np.asarray(frames, np.int64), side="left").clip(0, len(edges) - 1)
-    before = np.maximum(after - 1, 0)
-    nearer = np.asarray(frames) - edges[before] < edges[after] - np.asarray(frames)
-    return [int(bound) for bound in np.where(nearer, before, after)]
 
 
 def word_cuts(gaps: Sequence[str], num_words: int) -> list[int]:

@@ -7,8 +7,7 @@ from cslm.lm.chunks import Spoken, Word, cut
 TEXT = "It is red. It is not so big."
 SPOKEN = Spoken(
     [1, 2, 3, 4, 5, 6, 7, 8],
-    [2] * 8,
-    [Word(word, 2 * number, 2 * number + 2) for number, word in enumerate("It is red It is not so big".split())],
+    [Word(word, number, number + 1) for number, word in enumerate("It is red It is not so big".split())],
 )
 
 
@@ -76,4 +75,4 @@ def test_speech_and_text_alternate(joint, encode):
 
 def test_speech_that_is_not_aligned_cannot_be_cut(joint, encode):
     with pytest.raises(ValueError, match="aligned"):
-        chain.answer(TEXT, Spoken([1, 2], [1, 1]), ChainSection(), encode, joint[1])
+        chain.answer(TEXT, Spoken([1, 2]), ChainSection(), encode, joint[1])

@@ -20,24 +20,23 @@ SCRIPTS = {
 
 @st.composite
 def utterances(draw):
-    """A text, its words with frames in order, and units with lengths."""
+    """A text, and units with its words in order."""
     words, gaps = SCRIPTS[draw(st.sampled_from(sorted(SCRIPTS)))]
     chosen = draw(st.lists(st.sampled_from(words), min_size=1, max_size=40))
     text = draw(st.sampled_from(["", " ", "«", "¿"]))
-    durations = draw(st.lists(st.integers(1, 9), min_size=1, max_size=60))
-    frames = sorted(draw(st.lists(st.integers(0, sum(durations)), min_size=2 * len(chosen), max_size=2 * len(chosen))))
+    num_units = draw(st.integers(1, 60))
+    bounds = sorted(draw(st.lists(st.integers(0, num_units), min_size=2 * len(chosen), max_size=2 * len(chosen))))
     aligned = []
     for number, word in enumerate(chosen):
-        start, end = frames[2 * number : 2 * number + 2]
+        start, end = bounds[2 * number : 2 * number + 2]
         aligned.append(Word(word, start, start if draw(st.booleans()) and draw(st.booleans()) else end))
         text += word + draw(st.sampled_from(gaps))
-    return text, Spoken([3] * len(durations), durations, aligned)
+    return text, Spoken(range(num_units), aligned)
 
 
 @given(utterances(), st.integers(1, 12))
 def test_chunks_are_the_text_and_the_units(utterance, num_words):
     text, spoken = utterance
-    spoken = Spoken(range(len(spoken.units)), spoken.durations, spoken.words)
     found = chunks.cut(text, spoken, num_words)
     assert "".join(chunk.text for chunk in found) == text
     assert list(itertools.chain.from_iterable(chunk.units for chunk in found)) == list(spoken.units)
@@ -57,24 +56,11 @@ def test_no_word_is_parted(utterance, num_words):
 
 
 @given(utterances(), st.integers(1, 12))
-def test_a_chunk_has_the_units_from_where_its_first_sound_begins(utterance, num_words):
+def test_chunks_begin_where_a_word_does(utterance, num_words):
     text, spoken = utterance
-    edges = {0, *itertools.accumulate(spoken.durations)}
-    starts = [word.start_frame for word in spoken.words]
-    # Each cut lies at the edge of a run that is the nearest to the start of a word.
+    starts = {word.start for word in spoken.words if word.end > word.start}
     cuts = list(itertools.accumulate(len(chunk.units) for chunk in chunks.cut(text, spoken, num_words)))[:-1]
-    for cut in cuts:
-        frame = sum(spoken.durations[:cut])
-        assert any(abs(start - frame) == min(abs(start - edge) for edge in edges) for start in starts)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.data())
-def test_bounds_follow_the_order_of_frames_and_keep_the_ends(durations, data):
-    total = sum(durations)
-    frames = sorted(data.draw(st.lists(st.integers(0, total), max_size=20)))
-    bounds = chunks.unit_bounds(durations, [0, *frames, total])
-    assert bounds == sorted(bounds)
-    assert (bounds[0], bounds[-1]) == (0, len(durations))
+    assert starts.issuperset(cuts)
 
 
 def test_cuts_fall_at_punctuation_near_the_length():
@@ -103,15 +89,15 @@ def test_signs_that_open_go_with_what_they_open():
 
 def test_silence_stays_with_the_chunk_it_ends():
     words = [Word("one", 2, 5), Word("two", 9, 12)]
-    spoken = Spoken(range(15), [1] * 15, words)
+    spoken = Spoken(range(15), words)
     assert [chunk.units for chunk in chunks.cut("one two", spoken, 1)] == [list(range(9)), list(range(9, 15))]
 
 
 def test_a_word_without_sound_stays_with_its_neighbour():
     words = [Word("a", 0, 4), Word("—", 4, 4), Word("b", 4, 8)]
-    spoken = Spoken(range(8), [1] * 8, words)
+    spoken = Spoken(range(8), words)
     assert [chunk.text for chunk in chunks.cut("a — b", spoken, 1)] == ["a —", " b"]
-    silent = Spoken([1, 2], [1, 1], [Word("x", 0, 0), Word("y", 0, 2)])
+    silent = Spoken([1, 2], [Word("x", 0, 0), Word("y", 0, 2)])
     assert [chunk.text for chunk in chunks.cut("x y", silent, 1)] == ["x y"]
 
 
@@ -133,8 +119,8 @@ def test_words_of_another_text_are_refused():
     with pytest.raises(ValueError, match="'two' does not"):
         chunks.cut("one three", _evenly(["one", "two"]), 7)
     with pytest.raises(ValueError, match="aligned"):
-        chunks.cut("one", Spoken([1], [1]), 7)
+        chunks.cut("one", Spoken([1]), 7)
 
 
 def _evenly(words):
-    return Spoken(range(4 * len(words)), [1] * 4 * len(words), [Word(w, 4 * i, 4 * i + 4) for i, w in enumerate(words)])
+    return Spoken(range(4 * len(words)), [Word(w, 4 * i, 4 * i + 4) for i, w in enumerate(words)])

@@ -19,8 +19,8 @@ PAIR = {
     "source_audio": "q",
     "target_audio": "a",
 }
-ANSWER = Spoken([4, 5, 6], [2, 1, 1], [Word("Es", 0, 2), Word("rojo", 3, 4)])
-SPOKEN = {"q": Spoken([7, 0], [1, 1]), "a": ANSWER}
+ANSWER = Spoken([4, 5, 6], [Word("Es", 0, 1), Word("rojo", 2, 3)])
+SPOKEN = {"q": Spoken([7, 0]), "a": ANSWER}
 # One row for each task; the golden file has what each becomes.
 ROWS = {
     "asr/en": UNITS | {"units": [3, 1, 4, 1, 5]},
@@ -147,7 +147,7 @@ def test_every_turn_of_the_assistant_is_learned_and_no_header(joint, builder):
 
 def test_spans_change_between_text_and_speech_and_are_all_learned(joint, builder):
     tokenizer, _ = joint
-    spoken = {"u3": Spoken([1, 2, 3], [1, 1, 1], [Word("One", 0, 1), Word("two", 2, 3)])}
+    spoken = {"u3": Spoken([1, 2, 3], [Word("One", 0, 1), Word("two", 2, 3)])}
     example = one(builder, ROWS["spans/en"], "spans/en", spoken)
     text = tokenizer.decode(example.input_ids)
     assert text in (
@@ -159,7 +159,7 @@ def test_spans_change_between_text_and_speech_and_are_all_learned(joint, builder
 
 def test_an_utterance_of_one_chunk_has_nothing_to_change_between(joint):
     with pytest.raises(SetAside, match="one_chunk"):
-        ExampleBuilder(*joint).build("spans/en", ROWS["spans/en"], {"u3": Spoken([1], [2], [Word("One", 0, 2)])})
+        ExampleBuilder(*joint).build("spans/en", ROWS["spans/en"], {"u3": Spoken([1], [Word("One", 0, 1)])})
 
 
 def test_a_dialogue_that_is_too_long_is_split_at_its_questions(joint):
@@ -186,8 +186,8 @@ def test_what_is_not_known_of_an_utterance_sets_its_example_aside(builder):
     with pytest.raises(SetAside, match="no_units"):
         builder.build("answer/en-es", row, {"q": SPOKEN["q"]})
     with pytest.raises(SetAside, match="not_aligned"):
-        builder.build("answer/en-es", row, SPOKEN | {"a": Spoken([1, 2], [1, 1])})
-    other = Spoken([1], [1], [Word("azul", 0, 1)])
+        builder.build("answer/en-es", row, SPOKEN | {"a": Spoken([1, 2])})
+    other = Spoken([1], [Word("azul", 0, 1)])
     with pytest.raises(SetAside, match="not_aligned"):
         builder.build("answer/en-es", row, SPOKEN | {"a": other})
 
@@ -239,7 +239,7 @@ def test_markup_in_a_transcript_stays_text(joint, builder):
 def test_token_sequences_are_those_written_down(group):
     """Under a chat template like Llama 3's: every id, and which of them are targets."""
     tokenizer, layout = llama.tokenizer_and_layout()
-    spoken = SPOKEN | {"u3": Spoken([1, 2, 3], [1, 1, 1], [Word("One", 0, 1), Word("two", 2, 3)])}
+    spoken = SPOKEN | {"u3": Spoken([1, 2, 3], [Word("One", 0, 1), Word("two", 2, 3)])}
     builder = ExampleBuilder(tokenizer, layout, ChainSection(chunk_words=1))
     example = one(builder, ROWS[group], group, spoken)
     written = json.loads(GOLDEN.read_text())[group]
