@@ -106,6 +106,7 @@ class ExampleBuilder:
         self._section = section or ChainSection()
         self._row_length = row_length
         self._frame = ChatFrame(tokenizer)
+        self._pieces: dict[str, list[int]] = {}
 
     def build(self, group: str, row: Row, spoken: Mapping[str, Spoken]) -> list[Example]:
         """The examples of a group that a row gives: one, or several where a dialogue is split at its turns.
@@ -254,7 +255,13 @@ class ExampleBuilder:
         before, after = templates(language).choose(task, source)
         if given[:1] == [self._vocabulary.special(SPEECH_START)]:
             before = before.rstrip()  # between a letter and a sound a space would be a token of its own, saying nothing
-        return [*self._text(before), *given, *self._text(after)]
+        return [*self._piece(before), *given, *self._piece(after)]
+
+    def _piece(self, text: str) -> list[int]:
+        """A piece of a prompt: the same few stand in every example."""
+        if text not in self._pieces:
+            self._pieces[text] = self._text(text)
+        return self._pieces[text]
 
     def _text(self, text: str) -> list[int]:
         return text_tokenizer.encode(self._tokenizer, text) if text else []
