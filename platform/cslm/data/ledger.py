@@ -7,9 +7,9 @@ tables belongs to a finished shard and redoing the others doubles nothing. No ro
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +30,9 @@ class Ledger:
 
     output: str
     work: str
+    # Which tables its shards write, and which shard wrote a file, by the file's path within its table.
+    tables: tuple[str, ...] = ("units", "rejects", "duplicates")
+    shard_of: Callable[[str], str | None] = field(default=lambda path: shard_of(path))
 
     def key(self, shard: Entry) -> str:
         """An entry with another key was made from other rows or by other settings and does not count."""
@@ -48,9 +51,10 @@ class Ledger:
         names = set(done)
         entries = storage.list_files(self._folder, ".json")
         stale = [path for path in entries if storage.name(path).removesuffix(".json") not in names]
-        for table in ("units", "rejects", "duplicates"):
-            for path in storage.list_files(storage.join(self.output, table), ".parquet"):
-                shard = shard_of(path)
+        for table in self.tables:
+            folder = storage.join(self.output, table)
+            for path in storage.list_files(folder, ".parquet"):
+                shard = self.shard_of(path.removeprefix(folder).strip("/"))
                 if shard is not None and shard not in names:
                     stale.append(path)
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
