@@ -26,7 +26,7 @@ def rows_of_languages(table: str, columns: Sequence[str], num_rows: int) -> list
     rows: list[dict[str, Any]] = []
     for place, of_language in sorted(by_language.items()):
         language = place.rpartition("=")[2]
-        for number, row in enumerate(storage.dataset(of_language[0]).head(num_rows, columns=columns).to_pylist()):
+        for number, row in enumerate(storage.dataset(of_language[0]).head(num_rows, columns=list(columns)).to_pylist()):
             rows.append({**row, "language": language, "rank": number, "file": of_language[0]})
     return sorted(rows, key=lambda row: row["rank"])[:num_rows]
 
