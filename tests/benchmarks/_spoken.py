@@ -15,7 +15,7 @@ from cslm.demo.facts import NUMBERS
 from cslm.demo.languages.en import NUMBERS as ENGLISH_NUMBERS
 from cslm.demo.plan import CorpusSection, plan_of
 from cslm.demo.speakers import TEST_ONLY_VARIANTS, VARIANTS
-from cslm.demo.voices import SAMPLE_RATE_HZ, Speaker, Speech, SpokenPhone
+from cslm.demo.voices import SAMPLE_RATE_HZ, Speaker, Speech, SpokenPhone, SpokenWord
 
 _NUM_TRAIN_SPEAKERS, _TAKES = 8, 12
 
@@ -31,6 +31,7 @@ class Spoken:
     speaker: str
     split: str
     phones: tuple[SpokenPhone, ...] = ()
+    words: tuple[SpokenWord, ...] = ()
 
     @property
     def audio_s(self) -> float:
@@ -66,9 +67,12 @@ def synthetic_digits() -> list[Spoken]:
     return found
 
 
-def sentences(num_train: int, num_test_a_language: int) -> list[Spoken]:
-    """Questions and statements of the demo corpus: of train so many in all, of test so many of each language."""
-    section = CorpusSection()
+def sentences(num_train: int, num_test_a_language: int, section: CorpusSection | None = None) -> list[Spoken]:
+    """Questions and statements of a demo corpus: of train so many in all, of test so many of each language.
+
+    The whole grammar where no settings are given.
+    """
+    section = section or CorpusSection()
     plan, wanted = plan_of(section), {("train", ""): num_train}
     wanted |= {("test", language): num_test_a_language for language in section.languages}
     found = []
@@ -109,4 +113,4 @@ def _first_seconds(spoken: Sequence[Spoken], audio_s: float) -> list[Spoken]:
 
 def _spoken(speech: Speech, text: str, language: str, speaker: str, split: str) -> Spoken:
     samples = speech.samples_T.astype(np.float32) / 32768
-    return Spoken(samples, SAMPLE_RATE_HZ, text, language, speaker, split, speech.phones)
+    return Spoken(samples, SAMPLE_RATE_HZ, text, language, speaker, split, speech.phones, speech.words)

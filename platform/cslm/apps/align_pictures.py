@@ -40,6 +40,7 @@ def samples(output: str, units: str) -> "Figure | None":
     picture = Figure(figsize=(16, 3.6 * len(shown)), layout="constrained")
     for axes, (row, waveform) in zip(np.atleast_1d(picture.subplots(len(shown), 1)), shown, strict=True):
         drawing.spectrogram(axes, waveform, _RATE_HZ)
+        axes.set_xlim(0, min(len(waveform) / _RATE_HZ, drawing.LONGEST_SHOWN_S))
         drawing.units(axes, row)
         _words(axes, row)
         drawing.title(axes, row)
