@@ -7,6 +7,7 @@ as the same run. Values are written with `MlflowClient`, which holds no global s
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +130,10 @@ class Run:
         self._client.log_text(self.run_id, text, artifact)
 
     def log_figure(self, figure: "Figure", artifact: str) -> None:
-        """Keep a picture with the run."""
-        self._client.log_figure(self.run_id, figure, artifact)
+        """Keep a picture with the run. Letters that no font of this machine has are boxes in it, without a warning."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            self._client.log_figure(self.run_id, figure, artifact)
 
     def log_input_table(self, uri: str, name: str, *, schema: pa.Schema, num_rows: int, digest: str) -> None:
         """Record a table as an input of the run (data lineage)."""
