@@ -130,7 +130,7 @@ class Run:
         self._client.log_text(self.run_id, text, artifact)
 
     def log_figure(self, figure: "Figure", artifact: str) -> None:
-        """Keep a picture with the run. Scripts without a font on this machine stand as boxes, without a word of it."""
+        """Keep a picture with the run. Letters that no font of this machine has are boxes in it, without a warning."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             self._client.log_figure(self.run_id, figure, artifact)

@@ -68,7 +68,10 @@ def synthetic_digits() -> list[Spoken]:
 
 
 def sentences(num_train: int, num_test_a_language: int, section: CorpusSection | None = None) -> list[Spoken]:
-    """Questions and statements of a demo corpus: of train so many in all, of test so many of each language."""
+    """Questions and statements of a demo corpus: of train so many in all, of test so many of each language.
+
+    The whole grammar where no settings are given.
+    """
     section = section or CorpusSection()
     plan, wanted = plan_of(section), {("train", ""): num_train}
     wanted |= {("test", language): num_test_a_language for language in section.languages}

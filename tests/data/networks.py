@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 S3_WIDTH = 128
@@ -44,6 +45,34 @@ def hubert_folder(path: Path, family: str = "hubert", norm: str = "group", **cha
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(family, **settings)).eval()
     model.save_pretrained(path)
+    (path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "sampling_rate": 16_000}))
+    return path
+
+
+def ctc_folder(
+    path: Path, family: str = "wav2vec2", norm: str = "group", adapters: Mapping[str, str] | None = None
+) -> Path:
+    """A Hugging Face folder of a CTC model of English capitals, or of languages with an adapter and letters each."""
+    from transformers import AutoConfig, AutoModelForCTC
+
+    special = ["<pad>", "<s>", "</s>", "<unk>", "|"]
+    vocabularies = {name: special + list(letters) for name, letters in (adapters or {}).items()}
+    plain = [*special, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
+    first = next(iter(vocabularies.values()), plain)
+    settings = {**_SMALL_ENCODER, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+    settings |= {"vocab_size": len(first), "pad_token_id": 0, **({"adapter_attn_dim": 8} if adapters else {})}
+    torch.manual_seed(0)
+    model = AutoModelForCTC.from_config(AutoConfig.for_model(family, **settings)).eval()
+    model.save_pretrained(path)
+    for name, vocabulary in vocabularies.items():
+        weights = {key: torch.randn_like(value) * 0.05 for key, value in model._get_adapters().items()}
+        weights["lm_head.weight"] = torch.randn(len(vocabulary), settings["hidden_size"])
+        weights["lm_head.bias"] = torch.zeros(len(vocabulary))
+        save_file(weights, path / f"adapter.{name}.safetensors")
+    numbered = {name: {one: place for place, one in enumerate(them)} for name, them in vocabularies.items()}
+    document = numbered or {one: place for place, one in enumerate(plain)}
+    (path / "vocab.json").write_text(json.dumps(document))
+    (path / "tokenizer_config.json").write_text(json.dumps({"word_delimiter_token": "|"}))
     (path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "sampling_rate": 16_000}))
     return path
 

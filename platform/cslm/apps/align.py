@@ -1,64 +1,54 @@
-"""The align job: units + audio + text -> the table `alignments`, with every utterance in it or in `rejects`."""
+"""The align job: units, their audio and texts -> the tables `alignments` and `rejects`, every utterance in one of them.
+
+A shard is a file of the units table. What is in the ledger is not done again; the aligner and its latency are settled
+once, in `aligner.json`, before the first shard.
+"""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+
 from cslm import cluster, contracts, storage
-from cslm.apps import align_pictures, align_pipeline, align_report
-from cslm.apps.align_pipeline import ActorsSection
+from cslm.apps import align_pictures, align_pipeline, align_report, shard_progress
+from cslm.apps.align_pipeline import AlignSection, DecodeSection, Work
 from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.config import REQUIRED, Section, fingerprint, group, setting
-from cslm.data import alignments, sources
+from cslm.data import alignments
 from cslm.data.ledger import Entry, Ledger
-from cslm.errors import ConfigError, CslmError
-from cslm.speech import aligners
-from cslm.speech import tokenizer as speech
+from cslm.data.sources import units_folder
+from cslm.errors import ConfigError, ContractError, CslmError
+from cslm.speech import aligners, words
 from cslm.speech.aligned import LimitsSection
-from cslm.speech.audio import Channels
-from cslm.speech.words import notice
+from cslm.speech.tokenizers import saved
 
-# What the aligner was when the output was begun, and how late it tells.
-ALIGNER_FILE = "aligner.json"
+ALIGNER = "aligner.json"
+_TABLES = ("alignments", "rejects")
 
 
 class DataSection(Section):
-    """What is aligned."""
+    """Which utterances are aligned."""
 
-    units: str = setting(REQUIRED, "units table: its folder `units`, or the output folder of jobs/tokenize.py")
+    units: str = setting(
+        REQUIRED, "units table made by jobs/tokenize.py: its folder `units`, or the job's output folder"
+    )
     dialogues: str | None = setting(
-        None, "align only the utterances that the assistant speaks in this dialogues table; all when not given"
+        None, "dialogues table: only the utterances that the assistant speaks in it are aligned; all when not given"
     )
-    languages: tuple[str, ...] | None = setting(None, "align these languages only")
-    splits: tuple[str, ...] | None = setting(None, "align these splits only")
-    channels: Channels = setting("mean", "what becomes of several channels, as when the units were made")
-
-
-class AlignSection(Section):
-    """The aligner."""
-
-    aligner: str | None = setting(
-        None,
-        "folder of jobs/fit_tokenizer.py (its `tokenizer`), or a local Hugging Face CTC model; when not given the "
-        "tokenizer that made the units, if it is a learned one",
-    )
-    adapters: dict[str, str] = setting(
-        {}, "of a model of many languages (MMS) the adapter for each, as --align.adapters.en eng"
-    )
-    latency_s: float | None = setting(
-        None, "how long after its beginning a symbol peaks; told from the corpus when not given", unit="s", ge=0, le=0.5
-    )
+    languages: tuple[str, ...] | None = setting(None, "BCP-47 tags of the languages to align; all when not given")
+    splits: tuple[str, ...] | None = setting(None, "splits to align, of train, dev and test; all when not given")
 
 
 class Config(JobConfig):
     """Settings of jobs/align.py."""
 
-    data: DataSection = group(DataSection, "what is aligned")
-    align: AlignSection = group(AlignSection, "the aligner")
+    data: DataSection = group(DataSection, "which utterances are aligned")
+    align: AlignSection = group(AlignSection, "which aligner, and what its actors get")
     limits: LimitsSection = group(LimitsSection, "which alignments are taken")
-    actors: ActorsSection = group(ActorsSection, "the workers that align")
-    max_reject_fraction: float = setting(0.05, "the job fails when more of the utterances are rejected", ge=0, le=1)
-    retry_rejected: bool = setting(False, "redo shards with rejected utterances, after their audio was mended")
+    decode: DecodeSection = group(DecodeSection, "how audio is read and decoded")
+    max_reject_fraction: float = setting(
+        0.05, "the job fails when more of the utterances that are asked for are rejected", ge=0, le=1
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,149 +57,158 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def align(config: Config, job: Job) -> None:
-    """Find when each word of a corpus is spoken, by CTC forced alignment of its units table's texts to its audio.
+    """Find where each word of an utterance lies in its speech units: by CTC forced alignment of text and audio.
 
-    What training needs to write answers in chunks of text and speech. Every utterance ends in `alignments` or in
-    `rejects`. The same command again goes on where it was stopped.
+    Give data.units, the output of jobs/tokenize.py; its texts and its audio are found from there. The aligner is a
+    recogniser: that of the units themselves where jobs/fit_tokenizer.py made their tokenizer, or any Hugging Face CTC
+    model of these languages (--align.aligner FOLDER). Every utterance that is asked for ends in output.path/alignments
+    or, with the reason, in output.path/rejects.
     """
-    units = sources.units_folder(config.data.units)
-    shards = _shards(config, units)
-    dialogues = _dialogues(config)
-    given = _aligner_path(config, units)
-    kept_path = storage.join(job.output, ALIGNER_FILE)
-    kept: dict[str, Any] = storage.read_json(kept_path) if storage.exists(kept_path) else {}
-    described = aligners.describe(given, config.align.adapters, kept.get("aligner"))
-    work = [
+    units = units_folder(config.data.units)
+    if not storage.exists(units):
+        raise ConfigError(f"data.units: must be a units table, found nothing at {units}; run jobs/tokenize.py first")
+    described = _aligner(config, job.output, units)
+    dialogues = storage.absolute(config.data.dialogues) if config.data.dialogues else None
+    if dialogues and not storage.exists(dialogues):
+        raise ConfigError(f"data.dialogues: must be a dialogues table, found nothing at {dialogues}")
+    key = [
         described["fingerprint"],
+        storage.listing_digest(units, ".parquet"),
+        dialogues and storage.listing_digest(dialogues, ".parquet"),
+        config.model_dump(mode="json", include={"data": {"languages", "splits"}, "limits": True}),
         config.align.latency_s,
-        config.limits.model_dump(),
-        config.data.channels,
-        dialogues,
+        config.max_reject_fraction,
     ]
-    key = [work, [[shard["name"], shard["digest"]] for shard in shards], config.max_reject_fraction]
-    if not config.retry_rejected and job.finished(key):
+    if job.finished(key):
         return
-    job.say(f"{sum(shard['rows'] for shard in shards):,} utterances in {len(shards):,} files")
-    for language in sorted({shard["language"] for shard in shards}):
-        if told := notice(language):
-            job.say(f"note: {told}")
-    if not kept or kept["work"] != fingerprint(work):
-        kept = {"work": fingerprint(work), "aligner": described, **_latency(config, job, shards, described)}
-        storage.write_json(kept_path, kept)
-    told = f"{kept['latency_s'] * 1000:.0f} ms"
-    if kept["words"]:
-        told += f", told from {kept['words']:,} words"
-    job.say(f"aligner {described['kind']} {described['fingerprint']}, latency {told}")
-    ledger = Ledger(
-        job.output, fingerprint([work, kept["latency_s"]]), (alignments.TABLE, "rejects"), alignments.shard_name
+    shards = alignments.shards(units, config.data.languages, config.data.splits)
+    if not shards:
+        raise ContractError(
+            f"data.units: must have utterances of the languages and splits that are asked for, found none at {units}"
+        )
+    ids = _answers(dialogues)
+    job.say(
+        f"{sum(shard['rows'] for shard in shards):,} utterances in {len(shards):,} files"
+        + (f", of which the {len(ids):,} answers in data.dialogues are asked for" if ids is not None else "")
     )
+    for language in sorted({shard["language"] for shard in shards}):
+        if told := words.notice(language):
+            job.say(f"note: {told}")
+    work = Work(units, job.output, ids, described, 0.0, config.limits)
+    described = _with_latency(config, job, described, shards, work)
+    work = Work(units, job.output, ids, described, described["latency_s"], config.limits)
+    job.say(
+        f"aligner {described['kind']} {described['fingerprint']}: a word's first symbol peaks "
+        f"{1000 * described['latency_s']:.0f} ms after its beginning"
+    )
+    settings = [described["fingerprint"], described["latency_s"], config.limits.model_dump(mode="json")]
+    asked = fingerprint(None if ids is None else ids.to_pylist())
+    ledger = Ledger(job.output, fingerprint([*settings, asked]), tables=_TABLES, shard_of=alignments.shard_of)
     done = ledger.done(shards)
-    if config.retry_rejected:
-        done = {name: entry for name, entry in done.items() if not entry["rejected"]}
     ledger.begin(done)
-    pending = [shard for shard in shards if shard["name"] not in done]
     if done:
         job.say(f"{len(done):,} of {len(shards):,} files are done already")
     entries = list(done.values())
+    pending = [shard for shard in shards if shard["name"] not in done]
     if pending:
         cluster.connect(config.cluster)
-        job.run.log_input_table(
-            units, "units", schema=contracts.load("units").schema, num_rows=sum(shard["rows"] for shard in shards),
-            digest=fingerprint(key),
-        )  # fmt: skip
-        entries += _align_shards(config, job, ledger, pending, kept, shards)
-    _close(config, job, units, entries, kept, key)
-
-
-def _shards(config: Config, units: str) -> list[Entry]:
-    if not storage.is_folder(units):
-        raise ConfigError(f"data.units: must be a units table, found nothing at {units}")
-    shards = alignments.shards(units, config.data.languages, config.data.splits)
-    if not shards:
-        wanted = [*(config.data.languages or ()), *(config.data.splits or ())]
-        raise ConfigError(
-            f"data.units: must hold files{' of ' + ', '.join(wanted) if wanted else ''}, found none in {units}"
+        _log_input(job, units, shards)
+        entries += shard_progress.collect(
+            align_pipeline.run(pending, work, config.align, config.decode),
+            job,
+            ledger,
+            label="align",
+            num_rows=sum(shard["rows"] for shard in shards),
+            rows_done=sum(entry["rows"] for entry in entries),
         )
-    return shards
+    _close(config, job, entries, ids, described, units, key)
 
 
-def _dialogues(config: Config) -> str:
-    """A digest of the dialogues that choose the utterances, empty where all are aligned."""
-    if config.data.dialogues is None:
-        return ""
-    path = storage.absolute(config.data.dialogues)
-    if not storage.exists(path):
-        raise ConfigError(f"data.dialogues: must be a table, found nothing at {path}")
-    return storage.listing_digest(path, ".parquet")
-
-
-def _aligner_path(config: Config, units: str) -> str:
-    if config.align.aligner is not None:
+def _aligner(config: Config, output: str, units: str) -> dict[str, Any]:
+    """What describes the aligner. Raises ConfigError when the output holds alignments of another."""
+    record = storage.join(output, ALIGNER)
+    kept = storage.read_json(record) if storage.exists(record) else None
+    if config.align.aligner:
         path = storage.absolute(config.align.aligner)
-        # The output of the fitting job may be named as a whole.
-        inner = storage.join(path, "tokenizer")
-        return inner if speech.describe(path) is None and speech.describe(inner) is not None else path
-    beside = storage.join(storage.parent(units), "tokenizer")
-    described = speech.describe(beside)
-    if described is None or described["kind"] != "learned":
-        found = "none" if described is None else f"one of kind {described['kind']}"
+    else:
+        path = storage.join(storage.parent(units), "tokenizer")
+        beside = saved.describe(path)
+        if beside is None or beside["kind"] != "learned":
+            found = "no tokenizer there" if beside is None else f"one of kind {beside['kind']}"
+            raise ConfigError(
+                f"align.aligner: must be given unless the units' own tokenizer knows what is said (kind learned), "
+                f"found {found} ({path}); give a folder of jobs/fit_tokenizer.py or a Hugging Face CTC model"
+            )
+    described = aligners.describe(path, config.align.adapters, kept)
+    if kept and kept["fingerprint"] != described["fingerprint"]:
         raise ConfigError(
-            "align.aligner: required, as the tokenizer that made the units is no recogniser (must be of kind learned, "
-            f"found {found} in {beside}); give a folder of jobs/fit_tokenizer.py or a local Hugging Face CTC model"
+            f"align.aligner: must be the aligner {kept['fingerprint']} that made the alignments of this output, found "
+            f"{described['fingerprint']} at {path}; give another output.path, or delete {output}"
         )
-    return beside
+    return kept or described
 
 
-def _latency(config: Config, job: Job, shards: Sequence[Entry], described: dict[str, Any]) -> dict[str, Any]:
+def _answers(dialogues: str | None) -> pa.Array | None:
+    if dialogues is None:
+        return None
+    found = alignments.answers(dialogues)
+    if not found:
+        raise ContractError(
+            f"data.dialogues: must have answers that are spoken (turns of the assistant with audio), found none in "
+            f"{dialogues}; leave it out to align all utterances"
+        )
+    return pa.array(found, pa.string())
+
+
+def _with_latency(
+    config: Config, job: Job, described: dict[str, Any], shards: Sequence[Entry], work: Work
+) -> dict[str, Any]:
+    """The aligner with its latency: the one given, or the one kept, or told from the audio now and kept."""
     if config.align.latency_s is not None:
-        return {"latency_s": config.align.latency_s, "words": 0}
-    cluster.connect(config.cluster)
-    job.say("listening to a part of the corpus to tell the aligner's latency")
-    latency_s, words = align_pipeline.calibrate(shards, described, config.actors, config.data.channels)
-    return {"latency_s": latency_s, "words": words}
+        settled = {**described, "latency_s": config.align.latency_s, "latency_words": 0, "latency_given": True}
+    elif "latency_s" in described and not described["latency_given"]:
+        return described
+    else:
+        cluster.connect(config.cluster)
+        latency_s, num_words = align_pipeline.latency(shards, work, config.align)
+        if not num_words:
+            job.say("note: too little speech to tell the aligner's latency from; give align.latency_s if you know it")
+        settled = {**described, "latency_s": latency_s, "latency_words": num_words, "latency_given": False}
+    storage.write_json(storage.join(job.output, ALIGNER), settled)
+    return settled
 
 
-def _align_shards(
-    config: Config, job: Job, ledger: Ledger, pending: Sequence[Entry], kept: dict[str, Any], shards: Sequence[Entry]
-) -> list[Entry]:
-    """Align the pending shards; returns their entries, which are in the ledger."""
-    wanted = None
-    if config.data.dialogues is not None:
-        wanted = align_pipeline.answers_of(storage.absolute(config.data.dialogues))
-    total, waiting = (sum(shard["rows"] for shard in some) for some in (shards, pending))
-    meter = align_report.Meter(job)
-    rows = {shard["name"]: shard["rows"] for shard in pending}
-    results = align_pipeline.run(
-        pending, ledger.output, kept["aligner"], wanted, config.actors,
-        channels=config.data.channels, latency_s=kept["latency_s"], limits=config.limits,
-    )  # fmt: skip
-    recorded = []
-    with ThreadPoolExecutor(8) as writers, job.progress("align", total, "utterances", total - waiting) as progress:
-        for result in results:
-            recorded.append(writers.submit(ledger.record, result["shard"], result["counts"]))
-            progress.update(rows[result["shard"]["name"]], meter.add(result["counts"]))
-            # An entry that could not be written ends the job now, not when all the work is done.
-            for one in recorded:
-                if one.done():
-                    one.result()
-    meter.close()
-    return [one.result() for one in recorded]
+def _log_input(job: Job, units: str, shards: Sequence[Entry]) -> None:
+    job.run.log_input_table(
+        units,
+        "units",
+        schema=contracts.load("units").schema,
+        num_rows=sum(shard["rows"] for shard in shards),
+        digest=fingerprint([shard["digest"] for shard in shards]),
+    )
 
 
-def _close(config: Config, job: Job, units: str, entries: Sequence[Entry], kept: dict[str, Any], key: Any) -> None:
-    summary = align_report.summarise(entries, kept["aligner"], kept["latency_s"])
+def _close(
+    config: Config,
+    job: Job,
+    entries: Sequence[Entry],
+    ids: pa.Array | None,
+    described: dict[str, Any],
+    units: str,
+    key: Any,
+) -> None:
+    summary = align_report.summarise(entries, None if ids is None else len(ids), described)
     align_report.show(job, summary)
     job.run.log_metrics(align_report.metrics(summary))
-    picture = align_pictures.samples(job.output, units, config.data.channels)
+    picture = align_pictures.samples(job.output, units)
     if picture is not None:
         job.run.log_figure(picture, "samples.png")
-    rows = summary["rows"]
-    rejected = rows["rejected"] / max(rows["asked"], 1)
+    rejected = summary["rows"]["rejected"] / max(summary["rows"]["asked"], 1)
     if rejected > config.max_reject_fraction:
         storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})
         raise CslmError(
             f"max_reject_fraction: at most {config.max_reject_fraction:.2%} of the utterances may be rejected, found "
-            f"{rejected:.2%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: mend what "
-            "is wrong and run again with --retry_rejected true, or raise the limit"
+            f"{rejected:.2%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: take "
+            "another aligner or other limits, or raise max_reject_fraction"
         )
     job.complete(key, summary)

@@ -1,164 +1,167 @@
-"""The Ray part of the align job: shards -> tables written by a pool of actors that hold the aligner, and counts.
+"""What the align job does to a file of the units table: decode its audio, find the words, write where they lie."""
 
-An actor reads, decodes, aligns and writes a shard by itself, so that no audio crosses from one process to another.
-"""
-
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
-from cslm import cluster, storage
-from cslm.apps.tokenize_pipeline import one_thread_a_cpu
+from cslm import cluster
+from cslm.apps import shard_pipeline
+from cslm.apps.shard_pipeline import ActorsSection, Compute, Steps
 from cslm.config import Section, setting
 from cslm.data import alignments
 from cslm.data.ledger import Entry
-from cslm.errors import ContractError
+from cslm.data.recordings import waveforms_of
 from cslm.speech import aligned, aligners
-from cslm.speech.aligned import LimitsSection
-from cslm.speech.audio import Channels
+from cslm.speech.aligned import Aligned, Fault, LimitsSection
 
-# Utterances of each language that the latency is told from, taken from the first of its shards.
-_CALIBRATED = 60
+# Utterances of each language on which the latency is told, and the longest of them.
+_CALIBRATED, _LONGEST_CALIBRATED_S = 64, 20.0
+_SAMPLE_FILES = 4
 
 
-class ActorsSection(Section):
-    """What the actors get that align."""
+class AlignSection(ActorsSection):
+    """Which aligner, and what its actors get."""
 
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
-    num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
-    num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
-    max_actors: int | None = setting(
-        None, "actors at most; when not given as many as the CPUs or GPUs of the nodes that are there suffice for", ge=1
+    aligner: str | None = setting(
+        None,
+        "folder of jobs/fit_tokenizer.py, or a Hugging Face CTC model; when not given the tokenizer of the units, "
+        "where that is of kind learned",
+    )
+    adapters: dict[str, str] = setting(
+        {}, "adapter of a model of many languages for a language, as --align.adapters.en eng"
+    )
+    latency_s: float | None = setting(
+        None, "how long after its beginning a sound's symbol peaks; told from the audio when not given", unit="s"
     )
 
-    @property
-    def settled_device(self) -> str:
-        """The device on the cluster as it is now."""
-        if self.device == "auto":
-            return "cuda" if cluster.has_gpus() else "cpu"
-        return self.device
 
+class DecodeSection(Section):
+    """How audio is read and decoded."""
 
-def answers_of(dialogues: str) -> Any:
-    """A reference to the ids of the utterances that assistants speak in a dialogues table, as an array of strings."""
-    return _answers.remote(dialogues)
-
-
-def run(
-    pending: Sequence[Entry],
-    output: str,
-    described: dict[str, Any],
-    wanted: Any,
-    actors: ActorsSection,
-    *,
-    channels: Channels,
-    latency_s: float,
-    limits: LimitsSection,
-) -> Iterator[dict[str, Any]]:
-    """Align shards; yields {shard, counts} once the tables of a shard are written.
-
-    `described` is what `aligners.describe` told; `wanted` what `answers_of` gave, or None for all utterances.
-    """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # What fails is told by `cluster.workers_faults`; Ray would print its own traceback before.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    device = actors.settled_device
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    whole = resources.get("GPU", 0) / actors.num_gpus if device == "cuda" else resources.get("CPU", 0) / actors.num_cpus
-    most = min(actors.max_actors or max(1, int(whole)), len(pending))
-    items = [{"shard": json.dumps(shard)} for shard in pending]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Align,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_constructor_args=(described, device, output, wanted, channels, latency_s, limits),
-        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=most, max_size=most),
-        num_cpus=actors.num_cpus,
-        num_gpus=actors.num_gpus if device == "cuda" else 0,
+    apart: bool | None = setting(
+        None,
+        "decode and write in tasks beside the actors, not in them; on cuda when not given. Pays on slow storage too",
     )
+    num_cpus: float = setting(1.0, "logical CPUs of a decoding task that stands apart", gt=0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What workers need to know: where the tables lie, which rows are asked for, the aligner and its settings."""
+
+    units: str
+    output: str
+    ids: pa.Array | None
+    described: Mapping[str, Any]
+    latency_s: float
+    limits: LimitsSection
+    sample_rate_hz: int = 16_000
+
+
+def run(pending: Sequence[Entry], work: Work, section: AlignSection, decode: DecodeSection) -> Iterator[dict[str, Any]]:
+    """Align shards; yields {shard, piece, last, counts} once the tables of a shard are written."""
+    told = ray.put(work)
+    longest_s = max(shard["audio_s"] for shard in pending)
+    steps = Steps(
+        _Decode(told), _Load(told), _Write(work.output), piece_bytes=max(longest_s, 60.0) * work.sample_rate_hz * 4
+    )
+    return shard_pipeline.run(pending, steps, section, apart=decode.apart, decode_cpus=decode.num_cpus)
+
+
+def latency(shards: Sequence[Entry], work: Work, section: AlignSection) -> tuple[float, int]:
+    """The aligner's latency by some utterances of each language, and from how many words it is told."""
+    on_gpu = shard_pipeline.device_of(section) == "cuda"
+    measure = _measure.options(num_cpus=section.num_cpus, num_gpus=section.num_gpus if on_gpu else 0)
+    by_language: dict[str, list[Entry]] = {}
+    for shard in shards:
+        by_language.setdefault(shard["language"], []).append(shard)
+    chosen = [shard for of_one in by_language.values() for shard in of_one[:_SAMPLE_FILES]]
     with cluster.workers_faults():
-        for row in dataset.iter_rows():
-            yield {"shard": json.loads(row["shard"]), "counts": json.loads(row["counts"])}
-
-
-def calibrate(
-    shards: Sequence[Entry], described: dict[str, Any], actors: ActorsSection, channels: Channels
-) -> tuple[float, int]:
-    """How late the aligner's symbols peak (see `word_times.latency`), and the words that this is told from.
-
-    Told from the first shard of each language, of the training split where it has one.
-    """
-    ordered = sorted(shards, key=lambda one: (one["split"] != "train", one["name"]), reverse=True)
-    firsts = {shard["language"]: shard for shard in ordered}
-    device = actors.settled_device
-    measured = _calibrate.options(num_cpus=actors.num_cpus, num_gpus=actors.num_gpus if device == "cuda" else 0)
-    with cluster.workers_faults():
-        found: tuple[float, int] = ray.get(measured.remote(list(firsts.values()), described, device, channels))
+        found: tuple[float, int] = ray.get(measure.remote(chosen, work, "cuda" if on_gpu else "cpu"))
     return found
 
 
-class _Align:
-    """Shards -> their tables, written, and counts."""
-
-    def __init__(
-        self,
-        described: dict[str, Any],
-        device: str,
-        output: str,
-        wanted: Any,
-        channels: Channels,
-        latency_s: float,
-        limits: LimitsSection,
-    ) -> None:
-        self._aligner = aligners.load(described, device)
-        one_thread_a_cpu()
-        self._fingerprint, self._output = described["fingerprint"], output
-        self._wanted = None if wanted is None else ray.get(wanted)
-        self._settings: dict[str, Any] = {"channels": channels, "latency_s": latency_s, "limits": limits}
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        counted = []
-        for told in batch.column("shard").to_pylist():
-            shard = json.loads(told)
-            found, rejects, counts = alignments.align_shard(
-                shard, self._wanted, self._aligner, self._fingerprint, **self._settings
-            )
-            alignments.write(self._output, shard, found, rejects)
-            counted.append(json.dumps(counts))
-        return batch.append_column("counts", pa.array(counted, pa.string()))
-
-
 @ray.remote
-def _answers(dialogues: str) -> pa.Array:
-    found: set[str] = set()
-    for turns in storage.read_table(dialogues, ["turns"]).column("turns").to_pylist():
-        found |= {turn["audio"] for turn in turns if turn["role"] == "assistant" and turn.get("audio")}
-    if not found:
-        raise ContractError(
-            f"data.dialogues: must have turns of the assistant with audio, found none in {dialogues}; leave it out to "
-            "align all utterances"
-        )
-    return pa.array(sorted(found), pa.string())
-
-
-@ray.remote
-def _calibrate(
-    shards: Sequence[Entry], described: dict[str, Any], device: str, channels: Channels
-) -> tuple[float, int]:
-    aligner = aligners.load(described, device)
-    one_thread_a_cpu()
-    paths: list[aligned.Path | aligned.Fault] = []
+def _measure(shards: Sequence[Entry], work: Work, device: str) -> tuple[float, int]:
+    shard_pipeline.one_thread_a_cpu()
+    aligner = aligners.load(work.described, device)
+    shard_pipeline.one_thread_a_cpu()
+    left = {shard["language"]: _CALIBRATED for shard in shards}
+    found: list[aligned.Path | Fault] = []
     for shard in shards:
-        rows = alignments.read_shard(shard, None)
-        rows = rows.filter(pc.greater(pc.utf8_length(pc.fill_null(rows.column("text"), "")), 0)).slice(0, _CALIBRATED)
-        for members, waveforms in alignments.clips(shard, rows, channels, aligner.sample_rate_hz):
-            taken = [number for number, row in enumerate(members) if row["error"] is None]
-            samples, texts = [waveforms[n] for n in taken], [members[n]["text"] for n in taken]
-            paths += aligned.paths(aligner, samples, texts, shard["language"], min_known=0.5)
-    return aligned.latency(paths)
+        language = shard["language"]
+        rows = alignments.asked(work.units, shard, work.ids)
+        piece = alignments.decode(rows.slice(0, left[language]), shard, aligner.sample_rate_hz)
+        told = piece.drop_columns(["samples"]).to_pylist()
+        longest = _LONGEST_CALIBRATED_S * aligner.sample_rate_hz
+        taken = [
+            (row["text"], waveform)
+            for row, waveform in zip(told, waveforms_of(piece), strict=True)
+            if row["error"] is None and len(waveform) <= longest
+        ]
+        left[language] -= len(told)
+        clips, texts = [waveform for _, waveform in taken], [text for text, _ in taken]
+        found += aligned.paths(aligner, clips, texts, language, work.limits.min_known)
+    return aligned.latency(found)
+
+
+class _Decode:
+    """A shard -> one piece: the tables of a shard lie in one file each."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def __call__(self, shard: Entry) -> Iterator[tuple[pa.Table, bool]]:
+        work: Work = ray.get(self._told)
+        rows = alignments.asked(work.units, shard, work.ids)
+        yield alignments.decode(rows, shard, work.sample_rate_hz), True
+
+
+class _Load:
+    """On a device -> what aligns a piece."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def __call__(self, device: str) -> Compute:
+        work: Work = ray.get(self._told)
+        aligner = aligners.load(work.described, device)
+
+        def compute(piece: pa.Table) -> tuple[Mapping[str, pa.Table], Entry]:
+            return align_piece(piece, aligner, work)
+
+        return compute
+
+
+class _Write:
+    """Writes the tables of a shard."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+
+    def __call__(self, shard: Entry, piece: int, tables: Mapping[str, pa.Table]) -> None:
+        alignments.write(self._output, shard, tables["alignments"], tables["rejects"])
+
+
+def align_piece(piece: pa.Table, aligner: aligners.Aligner, work: Work) -> tuple[Mapping[str, pa.Table], Entry]:
+    """Alignments, rejects and counts of a piece (see `data.alignments.decode`), which is of one language."""
+    rows = piece.drop_columns(["samples"]).to_pylist()
+    waveforms = waveforms_of(piece)
+    taken = [number for number, row in enumerate(rows) if row["error"] is None]
+    results: list[Aligned | Fault] = [Fault(row["error"] or "", row["message"] or "") for row in rows]
+    found = aligned.align(
+        aligner,
+        [waveforms[number] for number in taken],
+        [rows[number]["text"] for number in taken],
+        rows[0]["language"] if rows else "",
+        work.latency_s,
+        work.limits,
+    )
+    for number, one in zip(taken, found, strict=True):
+        results[number] = one
+    made, rejects = alignments.tables(rows, results, work.described["fingerprint"])
+    counts = alignments.counts(piece, made, rejects, aligner.sample_rate_hz)
+    return {"alignments": made, "rejects": rejects}, counts

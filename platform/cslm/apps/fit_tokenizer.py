@@ -167,7 +167,7 @@ def _written(
 
 @ray.remote
 def _write_spectra(output: str, shard: dict[str, Any], intake: Intake, longest_s: float) -> dict[str, Any]:
-    from cslm.apps.tokenize_pipeline import one_thread_a_cpu
+    from cslm.apps.shard_pipeline import one_thread_a_cpu
 
     one_thread_a_cpu()
     return spectra.write_shard(output, shard, intake, longest_s)

@@ -4,15 +4,13 @@ The driver sees counts only. It enters a shard in the ledger when the counts of 
 in the ledger is not done again.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
 
 from cslm import cluster, contracts, storage
-from cslm.apps import tokenize_pictures, tokenize_pipeline, tokenize_report
+from cslm.apps import shard_pipeline, shard_progress, tokenize_pictures, tokenize_pipeline, tokenize_report
 from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.apps.tokenize_preview import PricesSection, preview
@@ -236,7 +234,7 @@ def _make_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
     # Where relative paths hang from is known here, not in the worker.
     folders = [*([storage.absolute(section.path)] if section.path else []), folder]
     # Only networks that listen to the corpus are worth a GPU here.
-    device = tokenize_pipeline.device_of(section) if section.section and section.section.source and audio_s else "cpu"
+    device = shard_pipeline.device_of(section) if section.section and section.section.source and audio_s else "cpu"
     resources = {"num_cpus": section.num_cpus, "num_gpus": section.num_gpus if device == "cuda" else 0}
     settings = section.section.located() if section.section else section.options
     made = _make.options(**resources).remote(config, job.output, settings, folders, device)
@@ -257,7 +255,7 @@ def _make(
         rate_hz = speech.tokenizer_class(kind).sample_rate_hz
         seed = getattr(settings, "seed", 0)
         waveforms = recordings.sample(output, settings.making_audio_s, rate_hz, config.intake, seed)
-    tokenize_pipeline.one_thread_a_cpu()
+    shard_pipeline.one_thread_a_cpu()
     tokenizer = speech.make(kind, settings, waveforms, device)
     for folder in folders:
         tokenizer.save(folder)
@@ -274,28 +272,7 @@ def _tokenize_shards(
 ) -> list[Entry]:
     """Run the pending shards; returns their entries, which are in the ledger."""
     num_rows = rows_done + sum(shard["rows"] for shard in pending)
-    meter = tokenize_report.Meter(job)
-    arrived: dict[str, list[dict[str, Any]]] = {}
-    recording: deque[Future[Entry]] = deque()
-    entries: list[Entry] = []
     results = tokenize_pipeline.run(
         pending, ledger.output, described, tokenizer=config.tokenizer, decode=config.decode, intake=config.intake
     )
-    with ThreadPoolExecutor(8) as writers, job.progress("tokenize", num_rows, "utterances", rows_done) as progress:
-        for result in results:
-            shard = result["shard"]
-            progress.update(result["counts"]["rows"], meter.add(result["counts"]))
-            pieces = arrived.setdefault(shard["name"], [])
-            pieces.append(result)
-            last = next((piece["piece"] for piece in pieces if piece["last"]), None)
-            if last is not None and len(pieces) == last + 1:
-                del arrived[shard["name"]]
-                counts: Entry = {}
-                for piece in pieces:
-                    counts = add_counts(counts, piece["counts"])
-                recording.append(writers.submit(ledger.record, shard, counts))
-            # An entry that could not be written ends the job now, not when all the work is done.
-            while recording and recording[0].done():
-                entries.append(recording.popleft().result())
-    meter.close()
-    return entries + [future.result() for future in recording]
+    return shard_progress.collect(results, job, ledger, label="tokenize", num_rows=num_rows, rows_done=rows_done)

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cslm import storage
-from cslm.apps import speech_pictures
-from cslm.data import fetch
+from cslm.apps import drawing
 from cslm.data.counts import DURATION_EDGES_S
 from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, add_counts
-from cslm.errors import AudioError
-from cslm.speech.audio import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUM_SAMPLES = 2
+_COLUMNS = ("id", "text", "units", "durations", "frame_rate_hz", "source", "start_s", "end_s")
 
 
 def corpus(summary: dict[str, Any], entries: Sequence[Entry], tokenizer: dict[str, Any]) -> "Figure":
@@ -62,38 +60,14 @@ def samples(output: str, tokenizer: dict[str, Any], intake: Intake) -> "Figure |
     """
     from matplotlib.figure import Figure
 
-    chosen = _chosen(output)
     rate_hz = tokenizer["sample_rate_hz"]
-    shown = []
-    for row in chosen:
-        try:
-            recording = Recording(fetch.fetch(row["source"]).data)
-            span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-            shown.append((row, recording.clip(rate_hz, **span, limits=intake.audio).samples))
-        except (AudioError, OSError):
-            continue
+    chosen = drawing.rows_of_languages(storage.join(output, "units"), _COLUMNS, _NUM_SAMPLES)
+    shown = drawing.with_audio(chosen, rate_hz, intake.audio)
     if not shown:
         return None
     picture = Figure(figsize=(14, 3.4 * len(shown)), layout="constrained")
     for axes, (row, waveform) in zip(np.atleast_1d(picture.subplots(len(shown), 1)), shown, strict=True):
-        speech_pictures.spectrogram(axes, waveform, rate_hz)
-        speech_pictures.units(axes, row)
-        title = f"{row['id']}  ({row['language']})  {row['text'] or ''}"
-        axes.set(title=title[:110], ylabel="Hz", xlabel="s")
+        drawing.spectrogram(axes, waveform, rate_hz)
+        drawing.units(axes, row)
+        drawing.title(axes, row)
     return picture
-
-
-def _chosen(output: str) -> list[dict[str, Any]]:
-    """Rows of the units table, each of another language if possible."""
-    folder = storage.join(output, "units")
-    files = storage.list_files(folder, ".parquet")
-    by_language: dict[str, list[str]] = {}
-    for file in files:
-        by_language.setdefault(file.removeprefix(folder).partition("/split=")[0], []).append(file)
-    rows: list[dict[str, Any]] = []
-    columns = ["id", "text", "units", "durations", "frame_rate_hz", "source", "start_s", "end_s"]
-    for place, of_language in sorted(by_language.items()):
-        language = place.rpartition("=")[2]
-        for number, row in enumerate(storage.dataset(of_language[0]).head(_NUM_SAMPLES, columns=columns).to_pylist()):
-            rows.append({**row, "language": language, "rank": number})
-    return sorted(rows, key=lambda row: row["rank"])[:_NUM_SAMPLES]

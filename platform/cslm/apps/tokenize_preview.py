@@ -17,7 +17,7 @@ import ray
 from rich.table import Table
 
 from cslm import cluster, storage
-from cslm.apps import tokenize_pipeline
+from cslm.apps import shard_pipeline
 from cslm.apps.job import Job
 from cslm.apps.tokenize_pipeline import TokenizerSection
 from cslm.config import Section, setting
@@ -52,7 +52,7 @@ def preview(
     The cluster must be connected. Writes `<output>/preview.json` and returns its content.
     """
     chosen = sample(corpus.shards, num_rows)
-    on_gpu = tokenize_pipeline.device_of(tokenizer) == "cuda"
+    on_gpu = shard_pipeline.device_of(tokenizer) == "cuda"
     job.say(
         f"dry run: {sum(map(len, chosen.values())):,} of {corpus.num_rows:,} rows, {'a GPU' if on_gpu else 'a CPU'}"
     )
@@ -91,7 +91,7 @@ def _measure(
     output: str, chosen: dict[str, list[int]], described: dict[str, Any], intake: Intake, device: str
 ) -> dict[str, Any]:
     """Counts by language, seconds of decoding and of the tokenizer, and bytes of the units as they would be stored."""
-    tokenize_pipeline.one_thread_a_cpu()
+    shard_pipeline.one_thread_a_cpu()
     tokenizer = speech.load(described["kind"], storage.join(output, "tokenizer"), device)
     shards = {shard["name"]: shard for shard in manifest.load(output).shards}
     by_language: dict[str, Entry] = {}

@@ -7,10 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from cslm.apps.job import Job
+from cslm.apps.shard_progress import METRICS_EVERY_S
 from cslm.data.ledger import Entry, add_counts
 from cslm.data.manifest import Manifest
-
-_METRICS_EVERY_S = 10.0
 
 
 class RowCounter:
@@ -23,36 +22,9 @@ class RowCounter:
     def __call__(self, num_rows: int) -> None:
         """`num_rows` have been read so far."""
         now = time.monotonic()
-        if now - self._told_s >= _METRICS_EVERY_S:
+        if now - self._told_s >= METRICS_EVERY_S:
             self._told_s = now
             self._job.say(f"manifest: {num_rows:,} rows, {num_rows / (now - self._started_s):,.0f}/s")
-
-
-class Meter:
-    """Audio seconds a second since the first result, on the progress line and in the tracking run."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._started_s = self._logged_s = time.monotonic()
-        self._audio_s = 0.0
-        self._pieces = 0
-
-    def add(self, counts: Entry) -> str:
-        """Count one piece; returns the note for the progress line."""
-        self._audio_s += counts["audio_s"]
-        self._pieces += 1
-        now = time.monotonic()
-        rate = self._audio_s / max(now - self._started_s, 1e-9)
-        if now - self._logged_s >= _METRICS_EVERY_S:
-            self._logged_s = now
-            self._job.run.log_metrics({"throughput/audio_s_per_s": rate}, step=self._pieces)
-        return f"{rate:,.0f} audio s/s"
-
-    def close(self) -> float:
-        """Record and return the rate over all pieces."""
-        rate = self._audio_s / max(time.monotonic() - self._started_s, 1e-9)
-        self._job.run.log_metrics({"throughput/audio_s_per_s": rate}, step=self._pieces)
-        return rate
 
 
 def summarise(corpus: Manifest, entries: Sequence[Entry], tokenizer: dict[str, Any]) -> dict[str, Any]:

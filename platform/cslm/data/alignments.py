@@ -1,188 +1,201 @@
-"""Files of the units table -> files of the alignments table: the shards of the align job, and what becomes of a row."""
+"""Files of the units table -> files of the table `alignments`, with the reason beside every utterance that has none.
 
-from collections.abc import Iterator, Sequence
+A file of units is a shard here: its alignments lie in a file of the same name in the same folder of theirs.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cslm import contracts, storage
-from cslm.data import recordings
-from cslm.data.filters import FiltersSection
-from cslm.data.intake import Intake
+from cslm.config import fingerprint
+from cslm.data import fetch, locators
 from cslm.data.ledger import Entry
-from cslm.errors import ContractError
-from cslm.speech import aligned
-from cslm.speech.aligned import Aligned, LimitsSection
-from cslm.speech.aligners import Aligner
-from cslm.speech.audio import AudioSection, Channels
-from cslm.speech.segment import SegmentSection
+from cslm.errors import AudioError, ContractError
+from cslm.speech.aligned import Aligned, Fault
+from cslm.speech.audio import AudioSection, Recording, Waveform
 
-TABLE = "alignments"
+# What was made into units is taken whatever its length: nothing is filtered here a second time.
+_LIMITS = AudioSection(min_s=1e-3, max_s=1e6)
+_REQUESTS_AT_ONCE = 32
 _COLUMNS = (
-    "id", "text", "num_frames", "frame_rate_hz", "tokenizer", "source", "source_sha256", "start_s", "end_s", "speaker",
+    "id", "part_of", "text", "num_frames", "frame_rate_hz", "start_s", "end_s", "tokenizer", "source", "source_sha256",
 )  # fmt: skip
-# Audio that is held decoded at a time.
-_PIECE_S = 300.0
-_LONGEST_S = 24 * 3600.0
+# In the metadata of a piece: how many rows of its shard were not asked for.
+_SKIPPED = "skipped"
+_REJECTS_OF_ROW = ("id", "source", "stage", "error", "message", "part_of", "start_s", "end_s")
+_PIECE_SCHEMA = pa.schema(
+    [
+        *(contracts.load("units").schema.field(name).with_nullable(True) for name in _COLUMNS),
+        pa.field("language", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("samples", pa.large_list(pa.float32())),
+    ]
+)
 
 
 def shards(units: str, languages: Sequence[str] | None, splits: Sequence[str] | None) -> list[Entry]:
-    """The files of a units table as shards of work, in order of their names; of some languages and splits only."""
-    found = []
+    """The files of a units table, of some languages and splits or all: name, file, language, split, rows, audio_s.
+
+    Raises ContractError for a file that lies in no folders `language=../split=..`.
+    """
+    found: dict[str, Entry] = {}
     for entry in storage.list_entries(units, ".parquet"):
-        relative = entry.uri.removeprefix(units).strip("/")
-        place = dict(part.split("=", 1) for part in relative.split("/")[:-1] if "=" in part)
-        if any(
-            wanted and place.get(name) not in wanted for name, wanted in (("language", languages), ("split", splits))
-        ):
-            continue
-        name = shard_name(relative)
-        rows = storage.parquet_schema(entry.uri)[1]
-        if not {"language", "split"} <= place.keys():
+        place = entry.uri.removeprefix(units).strip("/")
+        folders = dict(part.split("=", 1) for part in place.split("/")[:-1] if "=" in part)
+        if not {"language", "split"} <= folders.keys():
             raise ContractError(
-                f"data.units: files must lie in folders language=.../split=..., found {relative}; "
-                "give the output of jobs/tokenize.py"
+                f"data.units: files of a units table must lie in folders language=../split=.., found {entry.uri}; give "
+                "the output folder of jobs/tokenize.py"
             )
-        digest = storage.digest(units, [entry])
-        found.append({"name": name, "file": entry.uri, "relative": relative, "rows": rows, "digest": digest, **place})
+        if (languages and folders["language"] not in languages) or (splits and folders["split"] not in splits):
+            continue
+        name = shard_of(place)
+        if name in found:
+            raise ContractError(f"data.units: names of files must differ, found {place} and {found[name]['file']}")
+        facts = {"name": name, "file": place, "language": folders["language"], "split": folders["split"]}
+        found[name] = {**facts, "digest": fingerprint([place, entry.size, entry.mtime_ns])}
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        counted = pool.map(lambda shard: _counted(storage.join(units, shard["file"])), found.values())
+        return [{**shard, **counts} for shard, counts in zip(found.values(), counted, strict=True)]
+
+
+def shard_of(path: str) -> str:
+    """The shard of a file of units or alignments, by its path in the table, or of a file of rejects, by its name."""
+    parts = path.removesuffix(".parquet").split("/")
+    return ".".join(part.partition("=")[2] or part for part in parts)
+
+
+def answers(dialogues: str) -> list[str]:
+    """Ids of the utterances that the assistant speaks in a dialogues table, sorted."""
+    turns = storage.read_table(dialogues, columns=["turns"]).column("turns")
+    flat = pc.list_flatten(turns)
+    spoken = pc.struct_field(flat, "audio").filter(pc.equal(pc.struct_field(flat, "role"), "assistant"))
+    return sorted(pc.unique(spoken.drop_null()).to_pylist())
+
+
+def asked(units: str, shard: Entry, ids: pa.Array | None) -> pa.Table:
+    """The rows of a shard that are to be aligned; all, or those with one of the ids."""
+    table = storage.read_table(storage.join(units, shard["file"]), columns=_COLUMNS)
+    return table if ids is None else table.filter(pc.is_in(table.column("id"), ids))
+
+
+def decode(rows: pa.Table, shard: Entry, sample_rate_hz: int) -> pa.Table:
+    """The same rows with their samples, in the order of their containers; faults become `error` and `message`."""
+    ordered = sorted(rows.to_pylist(), key=lambda row: locators.order(row["source"]))
+    place = {"language": shard["language"], "split": shard["split"]}
+    recordings = [(source, list(spans)) for source, spans in itertools.groupby(ordered, key=lambda row: row["source"])]
+    found: list[dict[str, Any]] = []
+    waveforms: list[Waveform] = []
+    with closing(fetch.fetch_all(source for source, _ in recordings)) as fetched:
+        for (_, spans), got in zip(recordings, fetched, strict=True):
+            for row, waveform in _clips(spans, got, sample_rate_hz):
+                found.append({**row, **place})
+                waveforms.append(waveform)
+    offsets = np.cumsum([0, *(len(waveform) for waveform in waveforms)])
+    samples = pa.LargeListArray.from_arrays(offsets, np.concatenate([np.empty(0, np.float32), *waveforms]))
+    columns = [pa.array([row.get(field.name) for row in found], field.type) for field in _PIECE_SCHEMA][:-1]
+    skipped = {_SKIPPED: str(shard["rows"] - rows.num_rows)}
+    return pa.table([*columns, samples], schema=_PIECE_SCHEMA.with_metadata(skipped))
+
+
+def tables(
+    rows: Sequence[Mapping[str, Any]], results: Sequence[Aligned | Fault], aligner: str
+) -> tuple[pa.Table, pa.Table]:
+    """Rows of the units table with what became of each -> the tables `alignments` and `rejects`."""
+    aligned, rejected = [], []
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Fault):
+            told = {"stage": row.get("stage") or "align", "error": result.error, "message": result.message}
+            rejected.append({**{name: row.get(name) for name in _REJECTS_OF_ROW}, **told})
+        else:
+            aligned.append(
+                {
+                    **{name: row[name] for name in ("id", "num_frames", "tokenizer", "language", "split")},
+                    "words": words_in_frames(row["text"], result, row["frame_rate_hz"], row["num_frames"]),
+                    "score": result.score,
+                    "aligner": aligner,
+                }
+            )
+    return contracts.load("alignments").table(aligned), contracts.load("rejects").table(rejected)
+
+
+def words_in_frames(text: str, aligned: Aligned, frame_rate_hz: float, num_frames: int) -> list[dict[str, Any]]:
+    """The words of an utterance in the frames of its units, within 0 .. num_frames and in order."""
+    found = []
+    for (start, end), time in zip(aligned.spans, aligned.times, strict=True):
+        frames = [min(max(round(at_s * frame_rate_hz), 0), num_frames) for at_s in (time.start_s, time.end_s)]
+        place = {"start_frame": frames[0], "end_frame": frames[1]}
+        found.append({"text": text[start:end], **place, "score": time.score})
     return found
 
 
-def shard_name(relative: str) -> str:
-    """The name of the shard of a file, by its path below the table: one that can be a file's name itself."""
-    return relative.removesuffix(".parquet").replace("/", "__")
-
-
-def intake(channels: Channels) -> Intake:
-    """Takes every recording as it is: it was taken before, when its units were made."""
-    audio = AudioSection(min_s=1e-3, max_s=_LONGEST_S, channels=channels)
-    filters = FiltersSection(
-        min_level_dbfs=None, max_clipped=None, min_speaking_rate=None, max_speaking_rate=None, duplicate_audio=False
-    )
-    return Intake(audio, SegmentSection(by="none"), filters)
-
-
-def read_shard(shard: Entry, wanted: pa.Array | None) -> pa.Table:
-    """The rows of a shard that are asked for: all, or those of the ids `wanted`."""
-    table = storage.read_rows(shard["file"], _COLUMNS)
-    return table if wanted is None else table.filter(pc.is_in(table.column("id"), value_set=wanted))
-
-
-def clips(shard: Entry, rows: pa.Table, channels: Channels, rate_hz: int) -> Iterator[tuple[list[Entry], list[Any]]]:
-    """Rows with their samples (T,) at `rate_hz`, a stretch of audio at a time; `error` says why a row has none."""
-    if not rows.num_rows:
-        return
-    by_id = {row["id"]: row for row in rows.to_pylist()}
-    names = ("id", "speaker", "text", "start_s", "end_s")
-    utterances = contracts.load("utterances").table(
-        [
-            {**{name: row[name] for name in names}, "audio": row["source"]}
-            | {"language": shard["language"], "split": shard["split"]}
-            for row in by_id.values()
-        ]
-    )
-    for piece, _ in recordings.decode_shard(utterances, rate_hz, intake(channels), _PIECE_S):
-        found = []
-        for one in piece.drop_columns(["samples"]).to_pylist():
-            row = {**by_id[one["id"]], **{name: one[name] for name in ("stage", "error", "message")}}
-            if row["error"] is None and one["sha256"] != row["source_sha256"]:
-                row |= {"stage": "audio", "error": "source_changed"}
-                row["message"] = (
-                    f"the audio must be what the units were made from, sha256 {row['source_sha256'][:16]}, found "
-                    f"{one['sha256'][:16]}; bring it back, or tokenize the corpus again"
-                )
-            found.append(row)
-        yield found, recordings.waveforms_of(piece)
-
-
-def align_shard(
-    shard: Entry,
-    wanted: pa.Array | None,
-    aligner: Aligner,
-    fingerprint: str,
-    *,
-    channels: Channels,
-    latency_s: float,
-    limits: LimitsSection,
-) -> tuple[pa.Table, pa.Table, Entry]:
-    """Alignments, rejects and counts of a shard. Of the rows asked for each is in one of the tables."""
-    rows = read_shard(shard, wanted)
-    silent = pc.equal(pc.utf8_length(pc.fill_null(rows.column("text"), "")), 0)
-    rejects = [
-        _reject(row, "text", "no_transcript", "an utterance must have a text to be aligned to, found none")
-        for row in rows.filter(silent).to_pylist()
-    ]
-    found: list[dict[str, Any]] = []
-    audio_s = 0.0
-    for members, waveforms in clips(shard, rows.filter(pc.invert(silent)), channels, aligner.sample_rate_hz):
-        taken = [number for number, row in enumerate(members) if row["error"] is None]
-        rejects += [_reject(row, row["stage"], row["error"], row["message"]) for row in members if row["error"]]
-        samples = [waveforms[number] for number in taken]
-        audio_s += sum(map(len, samples)) / aligner.sample_rate_hz
-        texts = [members[number]["text"] for number in taken]
-        results = aligned.align(aligner, samples, texts, shard["language"], latency_s, limits)
-        for number, result in zip(taken, results, strict=True):
-            row = members[number]
-            if isinstance(result, Aligned):
-                found.append(_row(row, result, shard, fingerprint))
-            else:
-                rejects.append(_reject(row, "align", result.error, result.message))
-    reasons: dict[str, int] = {}
-    for reject in rejects:
-        reasons[reject["error"]] = reasons.get(reject["error"], 0) + 1
-    counts = {
-        "rows": rows.num_rows,
-        "accepted": len(found),
-        "rejected": len(rejects),
-        "reasons": reasons,
-        "audio_s": audio_s,
-        "words": sum(len(row["words"]) for row in found),
-        "silent_words": sum(word["score"] is None for row in found for word in row["words"]),
-        "score_sum": float(sum(row["score"] for row in found)),
-    }
-    return contracts.load(TABLE).table(found), contracts.load("rejects").table(rejects), counts
-
-
 def write(output: str, shard: Entry, alignments: pa.Table, rejects: pa.Table) -> None:
-    """Write the tables of a shard under the names that belong to it."""
+    """Write the tables of a shard; tables without rows are not written."""
     if alignments.num_rows:
-        contract = contracts.load(TABLE)
-        table = alignments.drop_columns(
-            [name for name in contract.partition_columns if f"{name}=" in shard["relative"]]
-        )
-        storage.write_table(table, storage.join(output, TABLE, shard["relative"]))
+        contract = contracts.load("alignments")
+        table = contract.check(alignments, shard["file"]).drop_columns(list(contract.partition_columns))
+        storage.write_table(table, storage.join(output, "alignments", shard["file"]))
     if rejects.num_rows:
-        storage.write_table(rejects, storage.join(output, "rejects", f"{shard['name']}.parquet"))
+        table = contracts.load("rejects").check(rejects, shard["name"])
+        storage.write_table(table, storage.join(output, "rejects", f"{shard['name']}.parquet"))
 
 
-def _row(row: Entry, result: Aligned, shard: Entry, fingerprint: str) -> dict[str, Any]:
-    text, num_frames = row["text"], row["num_frames"]
-    starts, ends = (
-        np.rint(np.array(times_s, np.float64) * row["frame_rate_hz"]).astype(np.int64).clip(0, num_frames)
-        for times_s in ([one.start_s for one in result.times], [one.end_s for one in result.times])
-    )
-    # A word that sounds has a frame, unless the next one begins in the same.
-    sounding = np.array([one.score is not None for one in result.times], bool)
-    ends = np.where(sounding, np.maximum(ends, starts + 1), starts)
-    ends = np.maximum(starts, np.minimum(ends, np.append(starts[1:], num_frames)))
-    words = [
-        {"text": text[first:last], "start_frame": int(start), "end_frame": int(end), "score": one.score}
-        for (first, last), one, start, end in zip(result.spans, result.times, starts, ends, strict=True)
-    ]
+def counts(piece: pa.Table, alignments: pa.Table, rejects: pa.Table, sample_rate_hz: int) -> Entry:
+    """What is counted: `rows` of units = `skipped` + `accepted` + `rejected`, which `reasons` adds up to."""
+    words = alignments.column("words").to_pylist()
+    skipped = int(piece.schema.metadata[_SKIPPED.encode()])
     return {
-        "id": row["id"],
-        "words": words,
-        "num_frames": num_frames,
-        "score": result.score,
-        "aligner": fingerprint,
-        "tokenizer": row["tokenizer"],
-        "language": shard["language"],
-        "split": shard["split"],
+        "rows": alignments.num_rows + rejects.num_rows + skipped,
+        "skipped": skipped,
+        "accepted": alignments.num_rows,
+        "rejected": rejects.num_rows,
+        "reasons": dict(Counter(rejects.column("error").to_pylist())),
+        "audio_s": float(pc.sum(pc.list_value_length(piece.column("samples"))).as_py() or 0) / sample_rate_hz,
+        "words": sum(map(len, words)),
+        "silent_words": sum(word["score"] is None for of_one in words for word in of_one),
+        "score_sum": float(pc.sum(alignments.column("score")).as_py() or 0.0),
     }
 
 
-def _reject(row: Entry, stage: str, error: str, message: str) -> dict[str, Any]:
-    span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-    return {"id": row["id"], "source": row["source"], "stage": stage, "error": error, "message": message, **span}
+def _clips(
+    spans: Iterable[dict[str, Any]], got: fetch.Result, sample_rate_hz: int
+) -> Iterator[tuple[dict[str, Any], Waveform]]:
+    """Rows of one recording, each with its samples or the reason why it has none."""
+    opened: Recording | None = None
+    for row in spans:
+        try:
+            if not row["text"]:
+                raise AudioError("no_transcript", "an utterance must have a text to be aligned with, found none")
+            if isinstance(got, AudioError):
+                raise got
+            if got.sha256 != row["source_sha256"]:
+                raise AudioError(
+                    "source_changed",
+                    f"the recording must be the one that became units (SHA-256 {row['source_sha256'][:12]}..), found "
+                    f"another at {row['source']} ({got.sha256[:12]}..); tokenize it again, or bring the old one back",
+                )
+            opened = opened or Recording(got.data)
+            span = {"start_s": row["start_s"], "end_s": row["end_s"]}
+            yield row, opened.clip(sample_rate_hz, **span, limits=_LIMITS).samples
+        except AudioError as error:
+            stage = "text" if error.reason == "no_transcript" else "audio"
+            why = {"stage": stage, "error": error.reason, "message": str(error)}
+            yield {**row, **why}, np.empty(0, np.float32)
+
+
+def _counted(file: str) -> dict[str, Any]:
+    with storage.open_input(file) as stream:
+        table = pq.read_table(stream, columns=["duration_s"])
+    return {"rows": table.num_rows, "audio_s": float(pc.sum(table.column("duration_s")).as_py() or 0.0)}

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -24,24 +24,15 @@ _REQUESTS_AT_ONCE = 32
 Entry = dict[str, Any]
 
 
-def shard_of(path: str) -> str | None:
-    """The shard that a table file belongs to, None for files of no shard."""
-    match = _SHARD_FILE.fullmatch(storage.name(path))
-    return match[1] if match else None
-
-
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger of one output folder. `work` is what shapes a shard's result besides its rows (tokenizer, limits).
-
-    `tables` are the folders of the job's tables; `owner` tells from the path of a file below its table which shard it
-    belongs to, None for files of no shard.
-    """
+    """The ledger of one output folder. `work` is what shapes a shard's result besides its rows (tokenizer, limits)."""
 
     output: str
     work: str
+    # Which tables its shards write, and which shard wrote a file, by the file's path within its table.
     tables: tuple[str, ...] = ("units", "rejects", "duplicates")
-    owner: Callable[[str], str | None] = shard_of
+    shard_of: Callable[[str], str | None] = field(default=lambda path: shard_of(path))
 
     def key(self, shard: Entry) -> str:
         """An entry with another key was made from other rows or by other settings and does not count."""
@@ -63,7 +54,7 @@ class Ledger:
         for table in self.tables:
             folder = storage.join(self.output, table)
             for path in storage.list_files(folder, ".parquet"):
-                shard = self.owner(path.removeprefix(folder).strip("/"))
+                shard = self.shard_of(path.removeprefix(folder).strip("/"))
                 if shard is not None and shard not in names:
                     stale.append(path)
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
@@ -101,6 +92,12 @@ def units_file(output: str, shard: Entry, piece: int) -> str:
     name = f"{shard['name']}.parquet" if piece == 0 else f"{shard['name']}-{piece:03d}.parquet"
     folders = [f"{column}={shard[column]}" for column in contracts.load("units").partition_columns]
     return storage.join(output, "units", *folders, name)
+
+
+def shard_of(path: str) -> str | None:
+    """The shard that a table file belongs to, None for files of no shard."""
+    match = _SHARD_FILE.fullmatch(storage.name(path))
+    return match[1] if match else None
 
 
 def add_counts(left: Entry, right: Entry) -> Entry:

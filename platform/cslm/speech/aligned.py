@@ -23,7 +23,7 @@ class LimitsSection(Section):
     """Which alignments are taken."""
 
     min_score: float | None = setting(
-        -3.0, "mean log probability of an utterance's symbols below which it is rejected as poor_score; none: any"
+        -3.0, "mean log probability of an utterance's symbols below which it is rejected as poor_score; null takes any"
     )
     min_known: float = setting(
         0.7, "share of a text's letters that the aligner must know, or it is rejected as unknown_symbols", ge=0, le=1

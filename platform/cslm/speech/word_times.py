@@ -26,6 +26,8 @@ _SNAP_S = 0.1
 # logarithm of a length from the mean one, and how much a change of the spectrum is worth.
 _GRID_S = 0.02
 _DELAY_S, _LENGTH_DEVIATION, _CHANGE_WEIGHT = 0.3, 0.3, 1.2
+# Of speech no change is much greater; steady sounds, whose median change is nearly none, have them.
+_GREATEST_CHANGE = 5.0
 _LONGEST_SYLLABLE_S = 1.0
 
 
@@ -177,7 +179,7 @@ def _syllables(
         return latest_N
     grid_G = left_s + _GRID_S * np.arange(size)
     near_G = np.rint(grid_G / HOP_S).astype(int)
-    padded_F = np.append(change_F, (0.0, 0.0))
+    padded_F = np.append(np.minimum(change_F, _GREATEST_CHANGE), (0.0, 0.0))
     worth_G = _CHANGE_WEIGHT * np.maximum(*(padded_F[np.clip(near_G + i, 0, len(padded_F) - 1)] for i in (0, 1)))
     lengths_L = _GRID_S * np.arange(1, round(_LONGEST_SYLLABLE_S / _GRID_S) + 1)
     mean_s = (right_s - left_s) / count

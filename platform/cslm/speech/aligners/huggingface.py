@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCTC
 
 from cslm import storage
@@ -136,7 +137,7 @@ class HuggingFaceAligner:
             self._model.config._name_or_path = folder
             try:
                 self._model.load_adapter(name, local_files_only=True)
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError, SafetensorError) as error:
                 raise CheckpointError(
                     f"align.aligner: {self._path} must hold the adapter {name}, found: {error}; download it again"
                 ) from error
@@ -151,7 +152,7 @@ def _load(path: str) -> Any:
             model, loading = AutoModelForCTC.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"align.aligner: the weights in {path} must load into the network that its {CONFIG_FILE} describes, "
                 f"found: {error}; download the folder again"
