@@ -164,6 +164,7 @@ def same_tables(output, undisturbed):
     assert summary(output)["rows"] == summary(undisturbed)["rows"]
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_comes_to_the_same_tables(undisturbed, tokenized, home, ray_cluster):
     job = aligning.start(tokenized, home / "out", ray_cluster)
     while not list((home / "out" / "ledger").glob("*.json")):

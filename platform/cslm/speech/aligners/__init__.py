@@ -74,13 +74,14 @@ def describe(path: str, adapters: Mapping[str, str], known: Mapping[str, Any] | 
             f"align.aligner: a Hugging Face model must be one for CTC, found {architectures} in {config}; take one "
             "that was fine-tuned to recognise speech"
         )
-    same = known and known.get("source") and known["path"] == path and known["adapters"] == adapters
+    given = {"path": path, "adapters": dict(adapters), "revision": REVISION}
+    same = known and known.get("source") and {name: known.get(name) for name in given} == given
     if known and same and known["source"]["listing"] == storage.listing_digest(path):
         return dict(known)
     source = saved.source_of(path)
     content = fingerprint([REVISION, "huggingface", source["sha256"], dict(adapters)])
     return {
-        "kind": "huggingface", "fingerprint": content, "path": path, "adapters": dict(adapters), "source": source,
+        "kind": "huggingface", "fingerprint": content, **given, "source": source,
     }  # fmt: skip
 
 
