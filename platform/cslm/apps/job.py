@@ -4,6 +4,7 @@ A job's own module gives a config class and a body; `run_job` gives it the behav
 them. Running the same command again always is safe: the body asks what is done already.
 """
 
+import os
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from cslm.tracking import Run, TrackingSection
 # `output.path/summary.json` is what scripts read to know how a job ended.
 SUMMARY = "summary.json"
 _PLAIN_LINE_EVERY_S = 10.0
+_LOG_WIDTH = 120
 
 
 class OutputSection(Section):
@@ -87,6 +89,9 @@ class Job:
         self.name = name
         self.output = output
         self.console = Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            # A log is as wide as what is written to it: at 80 columns names in tables would be cut.
+            self.console.width = _LOG_WIDTH
         self._config = config
         self._run: Run | None = None
         self._started_s = time.time()
