@@ -68,5 +68,5 @@ def test_a_demo_that_is_killed_again_and_again_is_finished_by_the_same_command(t
     process = start(output)
     again, _ = process.communicate()
     assert process.returncode == 0, again
-    assert "all 6 steps finished before, nothing to do" in again
+    assert "all 7 steps finished before, nothing to do" in again
     assert storage.read_json(str(output / "summary.json")) == summary
