@@ -2,27 +2,19 @@
 
 The only module that opens files. Local writes go to a temporary name beside the target and are renamed; object
 stores publish an object only when its upload is complete, so there one upload of the whole is atomic.
-
-Credentials come from the usual chains. For `s3://` the variables AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION,
-AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS and AWS_CA_BUNDLE mean what they mean to AWS's own tools; for `gs://`
-STORAGE_EMULATOR_HOST names another server of Google's interface, which is asked without credentials.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -30,33 +22,17 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import fs as pafs
 
-from cslm.errors import ConfigError, CslmError
+from cslm.errors import ConfigError
+from cslm.filesystems import filesystem as filesystem
+from cslm.filesystems import is_uri as is_uri
+from cslm.storage_faults import about, retried
+from cslm.storage_faults import fault as fault
+from cslm.storage_faults import is_fault as is_fault
+from cslm.storage_faults import named as named
 
 HOME_VARIABLE = "CSLM_HOME"
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
 # Where Ray unpacks `--working-dir`: what a job writes there vanishes with the job.
 _RAY_COPY = "runtime_resources/working_dir_files"
-# What a network file system or a disk says when it may well answer the next time. Object stores' clients retry by
-# themselves, request by request.
-_TRANSIENT = {
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ECONNABORTED,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.EHOSTUNREACH,
-    errno.EIO,
-    errno.ENETUNREACH,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-}
-# What it says when it takes or gives nothing until someone mends that: no room, no right.
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
-_PAUSES_S = (0.1, 0.4, 1.6)
-_S3_ATTEMPTS = 6
-_GCS_RETRY = timedelta(seconds=60)
-
-T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -65,11 +41,6 @@ class Entry(NamedTuple):
     uri: str
     size: int
     mtime_ns: int | None
-
-
-def is_uri(path: str) -> bool:
-    """Whether `path` names a scheme (`s3://...`) rather than a local path."""
-    return bool(_SCHEME.match(path))
 
 
 def inside_ray_copy(path: str | None = None) -> bool:
@@ -113,116 +84,17 @@ def name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a path or URI and the path inside it; what follows a bucket's name is taken verbatim.
-
-    Raises ValueError for a scheme that is not known.
-    """
-    scheme, has_scheme, inner = uri.partition("://")
-    if not has_scheme or not is_uri(uri):
-        return pafs.LocalFileSystem(), os.path.abspath(uri)
-    if scheme == "s3":
-        setting = os.environ.get
-        endpoint = setting("AWS_ENDPOINT_URL_S3") or setting("AWS_ENDPOINT_URL")
-        region = setting("AWS_REGION") or setting("AWS_DEFAULT_REGION")
-        attempts = int(setting("AWS_MAX_ATTEMPTS") or _S3_ATTEMPTS)
-        bucket = None if endpoint or region else inner.partition("/")[0]
-        return _s3(endpoint, region, bucket, attempts, setting("AWS_CA_BUNDLE")), inner
-    if scheme == "gs":
-        return _gcs(os.environ.get("STORAGE_EMULATOR_HOST")), inner
-    system, inner = pafs.FileSystem.from_uri(uri)
-    return system, inner
-
-
-@cache
-def _s3(
-    endpoint: str | None, region: str | None, bucket: str | None, attempts: int, authorities: str | None
-) -> pafs.FileSystem:
-    """One client for each set of settings: connections are kept for the next request."""
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=region or ("us-east-1" if bucket is None else pafs.resolve_s3_region(bucket)),
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-        tls_ca_file_path=authorities,
-        # A small object then is one request and not three.
-        allow_delayed_open=True,
-    )
-
-
-@cache
-def _gcs(endpoint: str | None) -> pafs.FileSystem:
-    if not endpoint:
-        return pafs.GcsFileSystem(retry_time_limit=_GCS_RETRY)
-    scheme, _, host = endpoint.rpartition("://")
-    return pafs.GcsFileSystem(
-        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=_GCS_RETRY
-    )
-
-
-def named(error: OSError, uri: str) -> OSError:
-    """The same error with the file that it is about in its text."""
-    if uri in str(error):
-        return error
-    if error.errno is None:
-        return OSError(f"{uri}: {error}")
-    # In the text and not as its file name: that is lost when the error crosses from one process to another.
-    return OSError(error.errno, f"{error.strerror or error}: {uri}")
-
-
-@contextmanager
-def _about(uri: str) -> Iterator[None]:
-    """Object stores' clients do not say what they were asked for when they get no answer."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise named(error, uri) from error
-
-
-def is_fault(error: OSError) -> bool:
-    """Whether an error is the storage's own: not a missing file, nor another process that cannot be reached."""
-    if error.errno is None:
-        # Object stores' clients give no number, and raise no class of their own.
-        return type(error) is OSError
-    return error.errno in _TRANSIENT | _REFUSED
-
-
-def fault(error: OSError) -> CslmError:
-    """What to tell of a storage that fails: one sentence."""
-    # Ray appends advice of its own to the text of what failed in a worker.
-    said = error.strerror or str(error).partition("\nFailed to ")[0]
-    if error.filename is not None:
-        said += f": {error.filename}"
-    return CslmError(
-        f"storage must answer and have room while a job runs, found {type(error).__name__}: {said}; no row is rejected "
-        "for it: mend it, and the same command goes on from what is done"
-    )
-
-
-def _retried(call: Callable[[], T]) -> T:
-    """What `call` gives, tried again after a pause where the storage may answer the next time."""
-    for pause_s in _PAUSES_S:
-        try:
-            return call()
-        except OSError as error:
-            if error.errno not in _TRANSIENT:
-                raise
-            time.sleep(pause_s)
-    return call()
-
-
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     system, path = filesystem(uri)
-    with _about(uri):
+    with about(uri):
         return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder (for an object store: whether any object lies below it)."""
     system, path = filesystem(uri)
-    with _about(uri):
+    with about(uri):
         return bool(system.get_file_info(path).type == pafs.FileType.Directory)
 
 
@@ -233,7 +105,7 @@ def list_entries(uri: str, suffix: str = "") -> list[Entry]:
     are left out, as Parquet readers do.
     """
     system, path = filesystem(uri)
-    with _about(uri):
+    with about(uri):
         infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     base, start = uri.rstrip("/"), len(path.rstrip("/")) + 1
     found = []
@@ -260,7 +132,7 @@ def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
         return sorted({inner.partition("/")[0] for inner, _ in below if "/" in inner}), [
             one for inner, one in below if "/" not in inner
         ]
-    with _about(uri):
+    with about(uri):
         infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     shown = [info for info in infos if not info.base_name.startswith((".", "_"))]
     folders = sorted(info.base_name for info in shown if info.type == pafs.FileType.Directory)
@@ -270,16 +142,16 @@ def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
 def entry(uri: str) -> Entry | None:
     """Size and time of change of a file, None when there is no file of that name."""
     system, path = filesystem(uri)
-    with _about(uri):
-        info = _retried(lambda: system.get_file_info(path))
+    with about(uri):
+        info = retried(lambda: system.get_file_info(path))
     return Entry(uri, info.size, info.mtime_ns) if info.is_file else None
 
 
 def open_input(uri: str) -> pa.NativeFile:
     """Open a file for reading bytes, seekable. Raises FileNotFoundError when it is not there."""
     system, path = filesystem(uri)
-    with _about(uri):
-        return _retried(lambda: system.open_input_file(path))
+    with about(uri):
+        return retried(lambda: system.open_input_file(path))
 
 
 def open_mapped(uri: str) -> pa.NativeFile:
@@ -290,7 +162,7 @@ def open_mapped(uri: str) -> pa.NativeFile:
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Errors that may pass are retried."""
     if not is_uri(uri):
-        return _retried(Path(uri).read_bytes)
+        return retried(Path(uri).read_bytes)
     with open_input(uri) as stream:
         return bytes(stream.readall())
 
@@ -309,7 +181,7 @@ def read_range(uri: str, start: int, num_bytes: int) -> bytes:
             return b"".join(parts)
 
     if not is_uri(uri):
-        return _retried(local)
+        return retried(local)
     with open_input(uri) as stream:
         return bytes(stream.read_at(num_bytes, start)) if start < stream.size() else b""
 
@@ -334,7 +206,7 @@ def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
     if is_uri(uri):
         system, path = filesystem(uri)
         # By default pyarrow would compress what is named like a compressed file.
-        with _about(uri), system.open_output_stream(path, compression=None) as stream:
+        with about(uri), system.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     _write_local(uri, lambda temporary: temporary.write_bytes(data))
@@ -380,7 +252,7 @@ def _write_local(uri: str, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
     try:
-        _retried(attempt)
+        retried(attempt)
     except OSError as error:
         raise named(error, uri) from error
 
@@ -415,7 +287,7 @@ def read_rows(uri: str, columns: Sequence[str], start: int = 0, stop: int | None
 
     Row groups that lie outside are not read.
     """
-    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+    with about(uri), pq.ParquetFile(open_input(uri)) as file:
         known = [column for column in columns if column in file.schema_arrow.names]
         groups: list[int] = []
         first, place = 0, 0
@@ -431,7 +303,7 @@ def read_rows(uri: str, columns: Sequence[str], start: int = 0, stop: int | None
 
 def read_row_groups(uri: str, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
     """Some row groups of one Parquet file, in the order of `numbers`."""
-    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+    with about(uri), pq.ParquetFile(open_input(uri)) as file:
         return _groups(file, numbers, columns)
 
 
@@ -442,14 +314,14 @@ def _groups(file: pq.ParquetFile, numbers: Sequence[int], columns: Sequence[str]
 
 def parquet_schema(uri: str) -> tuple[pa.Schema, int]:
     """The schema of one Parquet file with its metadata, and the number of its rows."""
-    with _about(uri), pq.ParquetFile(open_input(uri)) as file:
+    with about(uri), pq.ParquetFile(open_input(uri)) as file:
         return file.schema_arrow, int(file.metadata.num_rows)
 
 
 def remove(uri: str) -> None:
     """Delete a file or a folder and all below it; nothing happens when it is not there."""
     system, path = filesystem(uri)
-    with _about(uri):
+    with about(uri):
         kind = system.get_file_info(path).type
         if kind == pafs.FileType.Directory and system.type_name == "gcs":
             # Its client insists on an object that stands for the folder, which uploads do not make.

@@ -9,7 +9,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from cslm import storage
+from cslm import storage, storage_faults
 from cslm.errors import ConfigError
 
 # Where Ray unpacks a submitted working directory.
@@ -134,7 +134,7 @@ def test_a_reader_never_sees_a_half_written_file(tmp_path: Path, monkeypatch: py
 def test_a_write_is_tried_again_when_it_may_succeed_and_tells_its_file_when_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(storage_faults, "_PAUSES_S", (0, 0, 0))
     failures = [errno.ESTALE, errno.EIO]
     write = Path.write_bytes
 
@@ -159,7 +159,7 @@ def test_a_disk_that_answers_the_next_time_is_asked_again(
     read: Callable[[str], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_bytes(f"{tmp_path}/file", b"123")
-    monkeypatch.setattr(storage, "_PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(storage_faults, "_PAUSES_S", (0, 0, 0))
     failures = [errno.ESTALE, errno.EIO, errno.EIO]
     opened = Path.open
 

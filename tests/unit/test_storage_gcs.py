@@ -9,7 +9,7 @@ from urllib.request import urlopen
 import pyarrow as pa
 import pytest
 
-from cslm import storage
+from cslm import filesystems, storage
 from tests.data import google_store
 from tests.data.google_store import BUCKET
 
@@ -65,7 +65,7 @@ def test_tables_and_folders_are_written_and_moved(server: str, tmp_path: Path) -
 @pytest.mark.parametrize("ask", [storage.read_bytes, storage.entry, storage.list_files, storage.exists])
 def test_a_server_that_is_not_there_is_an_error_of_the_storage(ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:9")
-    monkeypatch.setattr(storage, "_GCS_RETRY", timedelta(milliseconds=50))
+    monkeypatch.setattr(filesystems, "_GCS_RETRY", timedelta(milliseconds=50))
     with pytest.raises(OSError, match="Could not connect") as caught:
         ask("gs://corpora/clips/a.wav")
     assert storage.is_fault(caught.value)

@@ -12,12 +12,12 @@ import pyarrow as pa
 from cslm import cluster, contracts, storage
 from cslm.apps import align_pictures, align_pipeline, align_report, shard_progress
 from cslm.apps.align_pipeline import AlignSection, DecodeSection, Work
-from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
+from cslm.apps.job import Job, JobConfig, run_job
 from cslm.config import REQUIRED, Section, fingerprint, group, setting
 from cslm.data import alignments
 from cslm.data.ledger import Entry, Ledger
 from cslm.data.sources import units_folder
-from cslm.errors import ConfigError, ContractError, CslmError
+from cslm.errors import ConfigError, ContractError
 from cslm.speech import aligners, words
 from cslm.speech.aligned import LimitsSection
 from cslm.speech.tokenizers import saved
@@ -203,12 +203,12 @@ def _close(
     picture = align_pictures.samples(job.output, units)
     if picture is not None:
         job.run.log_figure(picture, "samples.png")
-    rejected = summary["rows"]["rejected"] / max(summary["rows"]["asked"], 1)
-    if rejected > config.max_reject_fraction:
-        storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})
-        raise CslmError(
-            f"max_reject_fraction: at most {config.max_reject_fraction:.2%} of the utterances may be rejected, found "
-            f"{rejected:.2%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: take "
-            "another aligner or other limits, or raise max_reject_fraction"
-        )
+    job.limit_rejects(
+        summary["rows"]["rejected"],
+        summary["rows"]["asked"],
+        config.max_reject_fraction,
+        summary,
+        rows="utterances",
+        remedy="take another aligner or other limits, or raise max_reject_fraction",
+    )
     job.complete(key, summary)

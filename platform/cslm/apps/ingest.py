@@ -12,14 +12,14 @@ from typing import Any
 from rich.table import Table
 
 from cslm import contracts, storage
-from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
+from cslm.apps.job import Job, JobConfig, run_job
 from cslm.config import fingerprint, group, setting
 from cslm.data.texts import files, formats
 from cslm.data.texts.collect import Collector
 from cslm.data.texts.formats import Corpus
 from cslm.data.texts.settings import FiltersSection, LanguagesSection, SourceSection, SplitsSection
 from cslm.data.texts.tables import REJECTS, Staging
-from cslm.errors import ContractError, CslmError
+from cslm.errors import ContractError
 
 
 class Config(JobConfig):
@@ -94,14 +94,14 @@ def _close(config: Config, job: Job, corpus: Corpus, counts: dict[str, Any], job
     rows = counts["rows"]
     job.run.log_input_table(uri, corpus.table, schema=schema, num_rows=rows["read"], digest=corpus.key)
     job.run.log_metrics(_metrics(counts))
-    rejected = rows["rejected"] / rows["read"]
-    if rejected > config.max_reject_fraction:
-        storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})
-        raise CslmError(
-            f"max_reject_fraction: at most {config.max_reject_fraction:.2%} of the rows may be rejected, found "
-            f"{rejected:.2%}; {storage.join(job.output, REJECTS)} says why for each. The tables are written: mend the "
-            "corpus or the settings and run again, or raise the limit to keep them"
-        )
+    job.limit_rejects(
+        rows["rejected"],
+        rows["read"],
+        config.max_reject_fraction,
+        summary,
+        rows="rows",
+        remedy="mend the corpus or the settings and run again, or raise the limit to keep it",
+    )
     job.complete(job_key, summary)
 
 

@@ -124,6 +124,19 @@ class Job:
         self.say(f"{self.name}: finished before, nothing to do ({path})")
         return True
 
+    def limit_rejects(
+        self, rejected: int, total: int, limit: float, summary: dict[str, Any], *, rows: str, remedy: str
+    ) -> None:
+        """Raise CslmError when more than `limit` of `total` rows are rejected; `summary.json` then says `failed`."""
+        share = rejected / max(total, 1)
+        if share <= limit:
+            return
+        storage.write_json(storage.join(self.output, SUMMARY), {"job": self.name, "status": "failed", **summary})
+        raise CslmError(
+            f"max_reject_fraction: at most {limit:.2%} of the {rows} may be rejected, found {share:.2%}; "
+            f"{storage.join(self.output, 'rejects')} says why for each. All else is written: {remedy}"
+        )
+
     def complete(self, key: Any, summary: dict[str, Any]) -> None:
         """Write `summary.json`, tell it, and close the run."""
         seconds = round(time.time() - self._started_s, 1)

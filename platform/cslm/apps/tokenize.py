@@ -11,7 +11,7 @@ import ray
 
 from cslm import cluster, contracts, storage
 from cslm.apps import shard_pipeline, shard_progress, tokenize_pictures, tokenize_pipeline, tokenize_report
-from cslm.apps.job import SUMMARY, Job, JobConfig, run_job
+from cslm.apps.job import Job, JobConfig, run_job
 from cslm.apps.tokenize_pipeline import DecodeSection, TokenizerSection
 from cslm.apps.tokenize_preview import PricesSection, preview
 from cslm.config import fingerprint, group, setting
@@ -20,7 +20,7 @@ from cslm.data.corpora import CorpusSection
 from cslm.data.filters import FiltersSection
 from cslm.data.intake import Intake
 from cslm.data.ledger import Entry, Ledger, add_counts
-from cslm.errors import ConfigError, ContractError, CslmError
+from cslm.errors import ConfigError, ContractError
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection, Waveform
 from cslm.speech.segment import SegmentSection
@@ -141,14 +141,14 @@ def _close(
     samples = tokenize_pictures.samples(job.output, described, config.intake)
     if samples is not None:
         job.run.log_figure(samples, "samples.png")
-    rejected = summary["rows"]["rejected"] / max(summary["rows"]["manifest"], 1)
-    if rejected > config.max_reject_fraction:
-        storage.write_json(storage.join(job.output, SUMMARY), {"job": job.name, "status": "failed", **summary})
-        raise CslmError(
-            f"max_reject_fraction: at most {config.max_reject_fraction:.2%} of the rows may be rejected, found "
-            f"{rejected:.2%}; {storage.join(job.output, 'rejects')} says why for each. All else is written: mend the "
-            "audio and run again with --retry_rejected true, or raise the limit"
-        )
+    job.limit_rejects(
+        summary["rows"]["rejected"],
+        summary["rows"]["manifest"],
+        config.max_reject_fraction,
+        summary,
+        rows="rows",
+        remedy="mend the audio and run again with --retry_rejected true, or raise the limit",
+    )
     job.complete(key, summary)
 
 

@@ -12,10 +12,11 @@ from cslm import cluster, storage
 from cslm.apps import training_preview, training_report
 from cslm.apps.job import Job, JobConfig
 from cslm.config import fingerprint, group, setting
-from cslm.data import mixture, pack, sources
+from cslm.data import pack, sources
 from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import prompts
+from cslm.lm.examples import needs_alignment
 from cslm.lm.model import ModelSection
 from cslm.speech import tokenizer as speech
 from cslm.train.loop import TrainSection
@@ -171,7 +172,8 @@ def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:
     given = [task for task in tasks if task != "answer" or data.dialogues]
     given = [task for task in given if task != "s2st" or data.parallel_text]
     if not data.alignments:
-        for task in mixture.needs_alignment(given, data.weights.model_dump(), data.chain.form):
+        weights = data.weights.model_dump()
+        for task in (task for task in given if weights[task] > 0 and needs_alignment(task, data.chain)):
             remedy = "" if task == "spans" else "take data.chain.form full, or "
             faults.append(
                 f"data.alignments: {task} needs the times of words, not given; run jobs/align.py on the units, "

@@ -42,12 +42,13 @@ SCHEMA = pa.schema(
 
 
 @cache
-def open_builder(model_folder: str, chain: str, row_length: int) -> tuple[ExampleBuilder, vocabulary.Vocabulary]:
-    """The builder of a model folder, opened once a process: a worker takes many chunks. `chain` is a section's JSON."""
+def open_builder(
+    model_folder: str, chain: ChainSection, row_length: int
+) -> tuple[ExampleBuilder, vocabulary.Vocabulary]:
+    """The builder of a model folder, opened once a process: a worker takes many chunks."""
     with storage.local_folder(model_folder) as folder:
         layout = vocabulary.load(folder)
-        section = ChainSection.model_validate_json(chain)
-        return ExampleBuilder(text_tokenizer.load(folder), layout, section, row_length), layout
+        return ExampleBuilder(text_tokenizer.load(folder), layout, chain, row_length), layout
 
 
 @dataclass

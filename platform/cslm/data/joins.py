@@ -27,17 +27,13 @@ from cslm.speech.alignment import unit_bounds
 NEEDED_SCHEMA = pa.schema({"id": pa.string(), "chunk": pa.int32(), "aligned": pa.bool_()})
 WORDS = contracts.load("alignments").schema.field("words").type
 _SPOKEN_COLUMNS = ("id", "units", "durations", "words")
-_ROW_COLUMNS = {
-    "parallel_text": sources.COLUMNS["parallel_text"],
-    "dialogues": sources.COLUMNS["dialogues"],
-}
 
 
 def needed(chunk: int, pieces: Sequence[Piece], split: str, draw: Draw, chain: ChainSection) -> pa.Table:
     """What the rows of a chunk need of the units table, each utterance once; only for examples that are taken."""
     wanted: dict[str, bool] = {}
     for piece in pieces:
-        for row in sources.read(piece, split, _ROW_COLUMNS[piece.table]).to_pylist():
+        for row in sources.read(piece, split, sources.COLUMNS[piece.table]).to_pylist():
             for group in examples.groups_of(piece.table, row):
                 if draw.copies(group, row["id"]):
                     for name, aligned in examples.spoken_needed(group, row, chain).items():

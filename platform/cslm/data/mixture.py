@@ -6,7 +6,7 @@ more often than `max_repeats`: a small group seen ten times in an epoch is learn
 """
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cslm.config import Section, setting
@@ -153,9 +153,3 @@ class Draw:
         repeats = self.repeats.get(group, 0.0)
         chance = zlib.crc32(f"keep/{self.seed}/{task_of(group)}/{source}".encode()) / 2**32
         return int(repeats) + int(chance < repeats % 1)
-
-
-def needs_alignment(tasks: Sequence[str], weights: Mapping[str, float], form: str) -> list[str]:
-    """The tasks among `tasks` that cannot be built without the times of words in a chain of the given form."""
-    wanted = {"spans"} | ({"answer", "s2st"} if form.startswith("interleaved") else set())
-    return [task for task in tasks if task in wanted and weights.get(task, 0) > 0]

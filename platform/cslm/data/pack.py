@@ -28,7 +28,7 @@ from cslm.data.mixture import Draw, GroupSize
 from cslm.data.sources import DataSection, Piece
 from cslm.errors import ConfigError
 from cslm.lm import prompts, vocabulary
-from cslm.lm.examples import TASKS, VERSION
+from cslm.lm.examples import SPEAKING_TASKS, TASKS, VERSION
 
 STATS = "stats.json"
 _BUILDING = "_building.json"
@@ -39,7 +39,6 @@ _CHUNK_ROWS, _BUCKET_EXAMPLES = (4096, 65536), (4096, 65536)
 _MOST_PIECES = 256
 # Counting a file takes less time than starting a task for it.
 _FILES_A_COUNT = 16
-_SPOKEN_TASKS = ("st", "s2st", "answer")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class _Work:
         self._uris = sources.tables_of(section)
         tasks = {mixture.task_of(group) for group in draw.repeats}
         tables = {TASKS[task] for task in tasks}
-        speaking = {TASKS[task] for task in tasks if task in _SPOKEN_TASKS}
+        speaking = {TASKS[task] for task in tasks if task in SPEAKING_TASKS}
         rows = self._rows_a_chunk(tables)
         # Chunks that need utterances come first: their number is that of their row group in the side files.
         self._speaking = [chunk for table in sorted(speaking) for chunk in self._chunks(table, rows)]
@@ -235,8 +234,7 @@ class _ExampleStep:
         file = item["file"]
         if storage.exists(file):
             return json.loads(storage.parquet_schema(file)[0].metadata[_ASIDE_KEY])
-        chain = self._section.chain.model_dump_json()
-        builder, layout = open_builder(self._model_folder, chain, self._section.row_length)
+        builder, layout = open_builder(self._model_folder, self._section.chain, self._section.row_length)
         maker = ExampleMaker(builder, layout, self._section, self._draw, self._num_buckets)
         tables, aside = maker.make(_pieces(item), joins.read_spoken(item["parts"], item["chunk"]))
         noted = tables[0].schema.with_metadata({_ASIDE_KEY: json.dumps(aside).encode()})

@@ -34,6 +34,9 @@ TASKS: dict[str, str] = {
     "answer": "dialogues",
 }
 
+# Those whose rows name utterances that lie elsewhere in the units table.
+SPEAKING_TASKS = ("st", "s2st", "answer")
+
 
 class SetAside(Exception):
     """An example that cannot be made. `reason`: `too_long`, `no_units`, `not_aligned` or `one_chunk`."""
@@ -72,21 +75,25 @@ def groups_of(table: str, row: Row) -> list[str]:
     return [f"{'answer' if is_spoken else 'text'}/{asked}-{turns[-1]['language']}"]
 
 
+def needs_alignment(task: str, section: ChainSection) -> bool:
+    """Whether examples of a task cannot be made without the times of words."""
+    return task == "spans" or (task in ("answer", "s2st") and section.is_interleaved)
+
+
 def spoken_needed(group: str, row: Row, section: ChainSection) -> dict[str, bool]:
     """Ids of the utterances that an example takes units of, and whether of each the alignment is needed too."""
     task = group.partition("/")[0]
+    aligned = needs_alignment(task, section)
     if task == "spans":
-        return {row["id"]: True}
+        return {row["id"]: aligned}
     if task == "st":
-        return {row["source_audio"]: False}
+        return {row["source_audio"]: aligned}
     if task == "s2st":
-        return {row["source_audio"]: False, row["target_audio"]: section.is_interleaved}
+        return {row["source_audio"]: False, row["target_audio"]: aligned}
     if task != "answer":
         return {}
     return {
-        turn["audio"]: section.is_interleaved and turn["role"] == "assistant"
-        for turn in row["turns"]
-        if turn["audio"] is not None
+        turn["audio"]: aligned and turn["role"] == "assistant" for turn in row["turns"] if turn["audio"] is not None
     }
 
 

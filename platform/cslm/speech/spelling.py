@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 
 from cslm.speech.aligners import Aligner
 from cslm.speech.transcript import normalise
-from cslm.speech.words import Span, words
+from cslm.speech.words import Span, script, words
 
 SEPARATOR = -1
-# Scripts of which one character is one syllable, about as long as any other: Han, kana, Hangul.
-_SYLLABIC = (("\u3041", "ヿ"), ("㐀", "鿿"), ("가", "힣"), ("豈", "﫿"), ("\U00020000", "\U0003134f"))
 
 
 @dataclass(frozen=True)
@@ -57,4 +55,5 @@ def spell(text: str, language: str, aligner: Aligner) -> Spelling:
 
 
 def _is_syllabic(character: str) -> bool:
-    return any(first <= character <= last for first, last in _SYLLABIC)
+    """Whether one character is one syllable, about as long as any other: Han, kana, Hangul."""
+    return script(character) in ("han", "kana") or "가" <= character <= "힣"

@@ -25,7 +25,7 @@ def normalise(text: str) -> str:
     kept = "".join(character if unicodedata.category(character)[0] in "LMN" else " " for character in folded)
     joined = ""
     for word in kept.split():
-        between_han = joined and _is_han(joined[-1]) and _is_han(word[0])
+        between_han = joined and is_han(joined[-1]) and is_han(word[0])
         joined += word if not joined or between_han else f" {word}"
     return joined
 
@@ -49,9 +49,10 @@ def _edits(wanted: list[str], given: list[str]) -> int:
 
 
 def _words(normalised: str) -> list[str]:
-    spaced = "".join(f" {character} " if _is_han(character) else character for character in normalised)
+    spaced = "".join(f" {character} " if is_han(character) else character for character in normalised)
     return spaced.split()
 
 
-def _is_han(character: str) -> bool:
+def is_han(character: str) -> bool:
+    """Whether a character is a Han character."""
     return "㐀" <= character <= "鿿" or "豈" <= character <= "﫿" or "\U00020000" <= character <= "\U0003134f"

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Literal, cast
 
 from cslm.errors import MissingDependency
+from cslm.speech.transcript import is_han
 
 Span = tuple[int, int]
 Kind = Literal["spaced", "chinese", "japanese", "thai", "letters"]
@@ -22,7 +23,7 @@ Kind = Literal["spaced", "chinese", "japanese", "thai", "letters"]
 # gershayim, and the joiners of Persian and Indic scripts, which are not seen.
 _INSIDE = frozenset("'’ʼ`-‐‑·׳״\u00ad\u200c\u200d")
 _INSIDE_NUMBERS = frozenset(".,:٫٬")
-_HAN = (("㐀", "鿿"), ("豈", "﫿"), ("\U00020000", "\U0003134f"), ("々", "〇"))
+_HAN_MARKS = (("々", "〇"),)
 _KANA = (("\u3041", "ヿ"), ("ㇰ", "ㇿ"), ("ｦ", "ﾟ"))
 _THAI = (("\u0e00", "\u0e7f"),)
 _LETTERS = (
@@ -86,7 +87,7 @@ def _stands_inside(text: str, place: int) -> bool:
     if place + 1 >= len(text) or not _is_letter(text[place + 1]):
         return False
     if text[place] in _INSIDE:
-        return _script(text[place - 1]) == _script(text[place + 1]) == "spaced"
+        return script(text[place - 1]) == script(text[place + 1]) == "spaced"
     return text[place] in _INSIDE_NUMBERS and text[place - 1].isdecimal() and text[place + 1].isdecimal()
 
 
@@ -95,19 +96,19 @@ def _stretches(text: str, start: int, end: int, primary: str) -> Iterator[tuple[
     scripts: list[str] = []
     for character in text[start:end]:
         # A mark is of the script that it stands on.
-        known = scripts and unicodedata.category(character)[0] in "MP" and _script(character) == "spaced"
-        scripts.append(scripts[-1] if known else _script(character))
+        known = scripts and unicodedata.category(character)[0] in "MP" and script(character) == "spaced"
+        scripts.append(scripts[-1] if known else script(character))
     place = start
-    for script, group in itertools.groupby(scripts, key=lambda one: "east" if one in ("han", "kana") else one):
+    for one_script, group in itertools.groupby(scripts, key=lambda one: "east" if one in ("han", "kana") else one):
         members = list(group)
-        yield _kind(script, members, primary), place, place + len(members)
+        yield _kind(one_script, members, primary), place, place + len(members)
         place += len(members)
 
 
-def _kind(script: str, members: Sequence[str], primary: str) -> Kind:
-    if script == "east":
+def _kind(of: str, members: Sequence[str], primary: str) -> Kind:
+    if of == "east":
         return "japanese" if primary == "ja" or "kana" in members else "chinese"
-    return cast(Kind, script)
+    return cast(Kind, of)
 
 
 def _cut(text: str, start: int, end: int, kind: Kind) -> Iterator[Span]:
@@ -160,10 +161,13 @@ def _is_letter(character: str) -> bool:
 
 
 @cache
-def _script(character: str) -> str:
-    for script, ranges in (("han", _HAN), ("kana", _KANA), ("thai", _THAI), ("letters", _LETTERS)):
+def script(character: str) -> str:
+    """`han`, `kana`, `thai`, `letters` for other scripts without spaces, `spaced` for all else."""
+    if is_han(character):
+        return "han"
+    for name, ranges in (("han", _HAN_MARKS), ("kana", _KANA), ("thai", _THAI), ("letters", _LETTERS)):
         if any(first <= character <= last for first, last in ranges):
-            return script
+            return name
     return "spaced"
 
 

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cslm.data import mixture
-from cslm.data.mixture import Draw, GroupSize, MixtureSection, TaskWeights, shares
+from cslm.data.mixture import Draw, GroupSize, MixtureSection, shares
 from cslm.errors import ConfigError
-from cslm.lm.chain import ChainSection
 
 SIZES = {"asr/en": GroupSize(9000, 90.0), "asr/zh": GroupSize(1000, 10.0), "mt/en-zh": GroupSize(500, 40_000.0)}
 
@@ -95,13 +94,3 @@ def test_copies_are_the_repeats_on_average_and_the_same_every_time(repeats, seed
     assert set(found) <= {int(repeats), int(repeats) + 1}
     assert sum(found) / 400 == pytest.approx(repeats, abs=0.15)
     assert draw.copies("tts/en", "u0") == 0
-
-
-def test_tasks_that_need_times_of_words():
-    weights = TaskWeights(spans=0.5).model_dump()
-    assert mixture.needs_alignment(["asr", "spans", "answer", "s2st"], weights, ChainSection().form) == [
-        "spans",
-        "answer",
-    ]
-    assert mixture.needs_alignment(["asr", "spans", "answer"], weights, "full") == ["spans"]
-    assert mixture.needs_alignment(["asr", "mt"], weights, "interleaved_no_question") == []

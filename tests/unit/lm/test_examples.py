@@ -6,7 +6,7 @@ import pytest
 from cslm.lm import text_tokenizer
 from cslm.lm.chain import ChainSection
 from cslm.lm.chunks import Spoken, Word
-from cslm.lm.examples import TASKS, ExampleBuilder, SetAside, groups_of, spoken_needed
+from cslm.lm.examples import TASKS, ExampleBuilder, SetAside, groups_of, needs_alignment, spoken_needed
 from tests.data import llama
 
 UNITS = {"id": "u1", "language": "en", "text": "Two plus three is five.", "units": [3, 1, 4, 1, 5]}
@@ -209,6 +209,8 @@ def test_alignments_are_needed_where_answers_are_cut(form):
     assert spoken_needed("st/en-es", PAIR, section) == {"q": False}
     assert spoken_needed("spans/en", UNITS, section) == {"u1": True}
     assert spoken_needed("asr/en", UNITS, section) == {}
+    tasks = {task for task in TASKS if needs_alignment(task, section)}
+    assert tasks == ({"spans", "answer", "s2st"} if form == "interleaved" else {"spans"})
 
 
 @pytest.mark.parametrize("group", sorted(set(ROWS) - {"spans/en"}))

@@ -78,8 +78,8 @@ def test_packing_needs_no_torch(joint, tmp_path):
     layout.save(str(tmp_path))
     code = (
         "import sys\n"
-        "from cslm.data.example_table import open_builder\n"
-        f"builder, _ = open_builder({str(tmp_path)!r}, '{{}}', 512)\n"
+        "from cslm.data.example_table import ChainSection, open_builder\n"
+        f"builder, _ = open_builder({str(tmp_path)!r}, ChainSection(), 512)\n"
         "builder.build('asr/en', {'id': 'a', 'language': 'en', 'text': 'Two.', 'units': [1, 2]}, {})\n"
         "assert 'torch' not in sys.modules\n"
     )
