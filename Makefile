@@ -62,7 +62,7 @@ bench: $(SETUP) ## every benchmark, baseline and ours in one run (BENCH_FLAGS=--
 	@for file in $$(find tests/benchmarks -name '*.py' ! -name '_*' | sort); do \
 		echo "== $$file"; $(BIN)/python $$file $(BENCH_FLAGS); done
 
-demo: $(SETUP) ## corpus, fit_tokenizer, tokenize, align, pretrain, sft, evaluate on a Ray cluster of this machine: ten minutes on 2 cores
+demo: $(SETUP) ## corpus, fit_tokenizer, tokenize, align, pretrain, sft, evaluate on a Ray cluster of this machine: about ten minutes on 2 cores
 # (CONFIGS=smoke: the whole way in two minutes, learning nothing)
 	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO) --configs $(CONFIGS) --stop_with_parent true
 
