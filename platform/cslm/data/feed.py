@@ -4,7 +4,7 @@ The order of an epoch is a permutation drawn from the seed, and the rows of a st
 depends neither on the number of ranks nor on where a run was interrupted, so going on at step N costs nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from cslm import contracts, storage
 from cslm.data import packed_rows
 from cslm.errors import ConfigError
+from cslm.lm.attention import SegmentIndex, VarlenIndex, segment_index, varlen_index
 
 # Label of positions that carry no loss (PyTorch's default `ignore_index`).
 IGNORE = -100
@@ -24,17 +25,29 @@ _COLUMNS = ("input_ids", "loss_mask", "segment_lengths", "segment_tasks")
 
 
 @dataclass(frozen=True)
+class Targets:
+    """The positions of a batch that carry loss: `places` [N] in the flattened batch, `ids` [N], `groups` [N]."""
+
+    places: torch.Tensor
+    ids: torch.Tensor
+    groups: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro batch: B rows of T tokens.
 
     `input_ids`, `position_ids` (restarting at every segment) and `labels` (already shifted: the label at t is the
     token at t + 1, IGNORE where there is no loss) are [B, T]; `group_ids` [B, T] number the task of each position.
+    `segments` and `targets` say where segments and targets lie; see `located`.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     labels: torch.Tensor
     group_ids: torch.Tensor
+    segments: SegmentIndex | VarlenIndex | None = None
+    targets: Targets | None = None
 
     @property
     def num_targets(self) -> int:
@@ -46,10 +59,40 @@ class Batch:
         """Tokens that are not padding."""
         return int((self.group_ids >= 0).sum())
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        moved = (tensor.to(device) for tensor in (self.input_ids, self.position_ids, self.labels, self.group_ids))
-        return Batch(*moved)
+    def located(self, *, varlen: bool = False) -> "Batch":
+        """The batch with `segments` and `targets`, found on the CPU: on a GPU their number would have to be waited for.
+
+        `varlen`: segments as PyTorch's variable-length attention takes them.
+        """
+        if self.targets is not None:
+            return self
+        places = torch.nonzero(self.labels.reshape(-1) != IGNORE)[:, 0]
+        targets = Targets(places, self.labels.reshape(-1)[places], self.group_ids.reshape(-1)[places])
+        segments = varlen_index(self.position_ids) if varlen else segment_index(self.position_ids)
+        return replace(self, segments=segments, targets=targets)
+
+    def to(self, device: torch.device, *, varlen: bool = False) -> "Batch":
+        """What a model reads of the located batch on another device; `labels` and `group_ids` stay where they are."""
+        batch = self.located(varlen=varlen)
+        if device.type == "cpu":
+            return batch
+        assert batch.segments is not None
+        assert batch.targets is not None
+        targets = Targets(
+            *(_move(one, device) for one in (batch.targets.places, batch.targets.ids, batch.targets.groups))
+        )
+        return replace(
+            batch,
+            input_ids=_move(batch.input_ids, device),
+            position_ids=_move(batch.position_ids, device),
+            segments=batch.segments.map(lambda tensor: _move(tensor, device)),
+            targets=targets,
+        )
+
+
+def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU from pinned memory, without waiting for it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class PackedFeed:
@@ -134,7 +177,12 @@ class PackedFeed:
             labels_BT[place, : size - 1] = np.where(mask[1:], tokens[1:], IGNORE)
             # The last token of a segment predicts nothing: what follows is another example.
             labels_BT[place, ends - 1] = IGNORE
-        return Batch(*(torch.from_numpy(array) for array in (input_ids_BT, position_ids_BT, labels_BT, group_ids_BT)))
+        return Batch(
+            torch.from_numpy(input_ids_BT),
+            torch.from_numpy(position_ids_BT),
+            torch.from_numpy(labels_BT),
+            torch.from_numpy(group_ids_BT),
+        )
 
 
 def _read(folder: str, vocabulary: str) -> pa.Table:

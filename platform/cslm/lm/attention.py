@@ -1,17 +1,19 @@
 """Causal attention inside the segments of packed rows, and nowhere else.
 
 A block-diagonal mask over whole rows computes every pair of a row and throws most of them away: with five segments a
-row, four fifths. Here the segments of a batch are laid side by side, those of like length together, and each group
-is attended to without any mask. Short segments in long rows cost what they would cost alone.
+row, four fifths. On a CPU the segments of a batch are laid side by side, those of like length together, and each group
+is attended to without any mask; on a GPU PyTorch's variable-length attention takes the rows as they are. Short segments
+in long rows cost what they would cost alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 
 NAME = "packed_segments"
 # Up to this length plain matrix products beat PyTorch's blocked bf16 kernel on a CPU, forward and backward together:
@@ -30,12 +32,39 @@ class SegmentIndex:
     groups: tuple[torch.Tensor, ...]
     restore: torch.Tensor
 
+    def map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "SegmentIndex":
+        """The same with every tensor moved."""
+        return SegmentIndex(tuple(move(group) for group in self.groups), move(self.restore))
+
+
+@dataclass(frozen=True)
+class VarlenIndex:
+    """Where the segments of a flattened batch begin, and where the last ends: [S + 1], int32; `longest` of them."""
+
+    bounds: torch.Tensor
+    longest: int
+
+    def map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "VarlenIndex":
+        """The same with every tensor moved."""
+        return VarlenIndex(move(self.bounds), self.longest)
+
+
+def varlen_index(position_ids: torch.Tensor) -> VarlenIndex:
+    """Find the segments of packed rows for variable-length attention: position_ids [B, T] count from 0 in each."""
+    starts, ends = _bounds(position_ids.reshape(-1).cpu())
+    bounds = torch.cat([starts, ends[-1:]]).int()
+    return VarlenIndex(bounds.to(position_ids.device), int((ends - starts).max()))
+
+
+def _bounds(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    starts = torch.nonzero(flat == 0).flatten()
+    return starts, torch.cat([starts[1:], torch.tensor([flat.numel()])])
+
 
 def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
     """Find the segments of packed rows: position_ids [B, T] count from 0 in each."""
     flat = position_ids.reshape(-1).cpu()
-    starts = torch.nonzero(flat == 0).flatten()
-    ends = torch.cat([starts[1:], torch.tensor([flat.numel()])])
+    starts, ends = _bounds(flat)
     lengths = ends - starts
     # Lengths within a factor of two share a group: filling up then costs little and the groups stay few.
     classes = torch.ceil(torch.log2(lengths.double())).long()
@@ -63,16 +92,24 @@ def packed_attention(
     *,
     scaling: float,
     dropout: float = 0.0,
-    segments: SegmentIndex | None = None,
+    segments: SegmentIndex | VarlenIndex | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function of a Hugging Face model: query [B, H, T, D], key and value [B, K, T, D] -> [B, T, H, D].
 
-    The model must be called with `segments` (see `segment_index`).
+    The model must be called with `segments` (see `segment_index` and `varlen_index`).
     """
     assert segments is not None, "a model with packed attention must be called with `segments`"
     batch, num_heads, length, width = query.shape
     flat = [tensor.transpose(1, 2).reshape(batch * length, -1, width) for tensor in (query, key, value)]
+    if isinstance(segments, VarlenIndex):
+        assert not dropout, "variable-length attention has no dropout"
+        bounds, longest = segments.bounds, segments.longest
+        joined = varlen_attn(
+            flat[0], flat[1], flat[2], bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0)
+        )
+        assert isinstance(joined, torch.Tensor)
+        return joined.view(batch, length, num_heads, width), None
     outputs = []
     for group in segments.groups:
         # Filled-up places lie behind the segment's end, where causal attention never looks.
