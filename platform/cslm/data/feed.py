@@ -1,27 +1,34 @@
 """From packed rows to batches: which rows belong to a step is a pure function of (data, seed, step).
 
-The order of an epoch is a permutation drawn from the seed, and the rows of a step are dealt to the ranks in turn. It
-depends neither on the number of ranks nor on where a run was interrupted, so going on at step N costs nothing.
+`data.row_order` says which rows a step takes over all ranks; they are dealt to the ranks in turn. It depends neither on
+the number of ranks nor on where a run was interrupted, so going on at step N costs nothing. What the next steps need is
+read and laid out by threads while the model computes.
 """
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from cslm import contracts, storage
-from cslm.data import packed_rows
+from cslm.data.packed_table import PackedTable, Row, Rows
+from cslm.data.row_order import RowOrder, Window
 from cslm.errors import ConfigError
 from cslm.lm.attention import SegmentIndex, VarlenIndex, segment_index, varlen_index
 
 # Label of positions that carry no loss (PyTorch's default `ignore_index`).
 IGNORE = -100
-# Sources are for people who look a row up; training does not read them.
-_COLUMNS = ("input_ids", "loss_mask", "segment_lengths", "segment_tasks")
+# Rows that are shuffled together, in tokens: 160 MB a window, and each rank holds two or three.
+_WINDOW_TOKENS = 32_000_000
+_STEPS_AHEAD = 2
+_WINDOWS = 3
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,11 @@ def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class PackedFeed:
-    """Batches of one rank from a packed table, which is held in memory as flat columns: 5 bytes a token.
+    """Batches of one rank from a packed table, of which a window at a time is in memory.
 
-    `vocabulary` is the hash of the model's vocabulary; raises CheckpointError when the rows were packed for another.
+    Every rank gets the same number of micro batches, whatever the number of ranks: one that has fewer rows than others
+    gets blank ones, which carry no loss. `vocabulary` is the hash of the model's vocabulary; raises CheckpointError
+    when the rows were packed for another, ConfigError when there are fewer rows a step than ranks.
     """
 
     def __init__(
@@ -113,51 +122,88 @@ class PackedFeed:
         seed: int,
         pad_id: int,
         vocabulary: str,
+        fingerprint: str = "",
+        window_tokens: int = _WINDOW_TOKENS,
     ) -> None:
-        if rows_per_step % world_size:
-            raise ConfigError(
-                f"train.rows_per_step: must be a multiple of the {world_size} workers, found {rows_per_step}"
-            )
-        table = _read(folder, vocabulary)
-        self._num_rows = int(table.num_rows)
-        # Where each row begins in the flat columns of tokens and of segments, [num_rows + 1].
-        self._row_starts, self._input_ids = _flat(table.column("input_ids"))
-        self._loss_mask = _flat(table.column("loss_mask"))[1]
-        self._segment_starts, self._segment_lengths = _flat(table.column("segment_lengths"))
-        tasks = pc.list_flatten(table.column("segment_tasks")).combine_chunks().dictionary_encode()
-        names = tasks.dictionary.to_pylist()
-        self.groups = sorted(names)
-        places = np.array([self.groups.index(name) for name in names], np.int64)
-        self._segment_groups = places[tasks.indices.to_numpy()]
+        if rows_per_step < world_size:
+            raise ConfigError(f"train.rows_per_step: must be at least the {world_size} workers, found {rows_per_step}")
+        self._table = PackedTable(folder, vocabulary)
+        self.groups = self._table.groups
+        self._order = RowOrder(
+            self._table.rows_of_file,
+            fingerprint=fingerprint,
+            seed=seed,
+            window_rows=max(1, window_tokens // row_length),
+        )
         self._row_length, self._rows_per_step = row_length, rows_per_step
-        self._micro_batch_rows = min(micro_batch_rows, rows_per_step // world_size)
-        self._rank, self._world_size, self._seed, self._pad_id = rank, world_size, seed, pad_id
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._rows_a_rank = -(-rows_per_step // world_size)
+        self._micro_batch_rows = min(micro_batch_rows, self._rows_a_rank)
+        self._rank, self._world_size, self._pad_id = rank, world_size, pad_id
+        # One thread lays out batches, another reads windows, which takes long where the store is far.
+        self._layer = ThreadPoolExecutor(1, "feed")
+        self._reader = ThreadPoolExecutor(1, "read")
+        self._lock = threading.Lock()
+        self._ahead: dict[int, Future[list[Batch]]] = {}
+        self._windows: dict[tuple[int, int], Window] = {}
+        self._rows: dict[tuple[int, ...], Future[Rows]] = {}
 
     @property
     def num_rows(self) -> int:
         """Rows of one epoch."""
-        return self._num_rows
+        return self._order.num_rows
 
     def rows_of_step(self, step: int) -> npt.NDArray[np.int64]:
-        """The rows of a step over all ranks, [rows_per_step]; a step may cross into the next epoch."""
-        places = np.arange(step * self._rows_per_step, (step + 1) * self._rows_per_step)
-        return np.array([self._row_at(int(place)) for place in places])
+        """The rows of a step over all ranks, by their numbers in the table, [rows_per_step].
+
+        A step may reach into the next epoch.
+        """
+        return np.array([window.rows[place] for window, place in self._places(step)])
+
+    def sources_of(self, row: int) -> dict[str, Any]:
+        """Where a row of the table lies and the sources of its examples (`PackedTable.sources_of`)."""
+        return self._table.sources_of(row)
 
     def batches(self, step: int) -> list[Batch]:
-        """The micro batches of this rank for a step."""
-        mine = self.rows_of_step(step)[self._rank :: self._world_size]
+        """The micro batches of this rank for a step; those of the next steps are begun."""
+        wanted = range(step, step + 1 + _STEPS_AHEAD)
+        self._ahead = {
+            number: self._ahead.get(number) or self._layer.submit(self._lay_out, number) for number in wanted
+        }
+        return self._ahead.pop(step).result()
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._layer, self._reader):
+            pool.shutdown(cancel_futures=True)
+
+    def _lay_out(self, step: int) -> list[Batch]:
+        mine = self._places(step)[self._rank :: self._world_size]
+        rows: list[Row | None] = [self._rows_of(window).row(int(window.order[place])) for window, place in mine]
+        rows += [None] * (self._rows_a_rank - len(rows))
         size = self._micro_batch_rows
-        return [self._collate(mine[start : start + size]) for start in range(0, len(mine), size)]
+        return [self._collate(rows[start : start + size]) for start in range(0, self._rows_a_rank, size)]
 
-    def _row_at(self, place: int) -> int:
-        epoch, within = divmod(place, self.num_rows)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self._seed, epoch]).permutation(self.num_rows)
-        return int(self._order[within])
+    def _places(self, step: int) -> list[tuple[Window, int]]:
+        """The rows of a step over all ranks: a window, and a place in it."""
+        found = []
+        with self._lock:
+            for place in range(step * self._rows_per_step, (step + 1) * self._rows_per_step):
+                window = self._window(self._order.window_of(place))
+                found.append((window, place % self.num_rows - window.start))
+        return found
 
-    def _collate(self, rows: npt.NDArray[np.int64]) -> Batch:
+    def _window(self, key: tuple[int, int]) -> Window:
+        return _latest(self._windows, key, lambda: self._order.window(*key))
+
+    def _rows_of(self, window: Window) -> Rows:
+        """The rows of a window; the next one's are begun to be read."""
+        with self._lock:
+            following = self._window(self._order.after(window.epoch, window.number))
+            for blocks in (following.blocks, window.blocks):
+                asked = _latest(self._rows, blocks, partial(self._reader.submit, self._table.read, blocks))
+        return asked.result()
+
+    def _collate(self, rows: Sequence[Row | None]) -> Batch:
         shape = (len(rows), self._row_length)
         input_ids_BT = np.full(shape, self._pad_id, np.int64)
         labels_BT = np.full(shape, IGNORE, np.int64)
@@ -165,16 +211,15 @@ class PackedFeed:
         position_ids_BT = np.zeros(shape, np.int64)
         group_ids_BT = np.full(shape, -1, np.int64)
         for place, row in enumerate(rows):
-            first, last = self._segment_starts[row], self._segment_starts[row + 1]
-            lengths, groups = self._segment_lengths[first:last], self._segment_groups[first:last]
-            tokens = self._input_ids[self._row_starts[row] : self._row_starts[row + 1]]
-            mask = self._loss_mask[self._row_starts[row] : self._row_starts[row + 1]]
-            size, ends = len(tokens), np.cumsum(lengths)
-            input_ids_BT[place, :size] = tokens
-            group_ids_BT[place, :size] = np.repeat(groups, lengths)
-            position_ids_BT[place, :size] = np.arange(size) - np.repeat(ends - lengths, lengths)
+            size = 0 if row is None else len(row.input_ids)
             position_ids_BT[place, size:] = np.arange(self._row_length - size)
-            labels_BT[place, : size - 1] = np.where(mask[1:], tokens[1:], IGNORE)
+            if row is None:
+                continue
+            ends = np.cumsum(row.lengths)
+            input_ids_BT[place, :size] = row.input_ids
+            group_ids_BT[place, :size] = np.repeat(row.groups, row.lengths)
+            position_ids_BT[place, :size] = np.arange(size) - np.repeat(ends - row.lengths, row.lengths)
+            labels_BT[place, : size - 1] = np.where(row.loss_mask[1:], row.input_ids[1:], IGNORE)
             # The last token of a segment predicts nothing: what follows is another example.
             labels_BT[place, ends - 1] = IGNORE
         return Batch(
@@ -185,18 +230,9 @@ class PackedFeed:
         )
 
 
-def _read(folder: str, vocabulary: str) -> pa.Table:
-    files = storage.list_files(folder, ".parquet")
-    if not files:
-        raise ConfigError(f"{folder} must hold packed rows, found none")
-    contract, tables = contracts.load("packed").only(_COLUMNS), []
-    for file in files:
-        packed_rows.require_vocabulary(file, storage.parquet_schema(file)[0], vocabulary)
-        tables.append(contract.check(storage.read_rows(file, _COLUMNS), file))
-    return pa.concat_tables(tables)
-
-
-def _flat(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """A column of lists -> where each list begins in their flat values, [N + 1], and the values."""
-    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64)
-    return starts, pc.list_flatten(lists).to_numpy()
+def _latest(kept: dict[KeyT, ValueT], key: KeyT, make: Callable[[], ValueT]) -> ValueT:
+    """What is kept under a key, made when it is not there. Kept are the windows that end, begin and come next."""
+    kept[key] = kept.pop(key) if key in kept else make()
+    while len(kept) > _WINDOWS:
+        del kept[next(iter(kept))]
+    return kept[key]

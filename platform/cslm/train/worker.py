@@ -70,6 +70,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         seed=section.seed,
         pad_id=tokenizer.pad_token_id or 0,
         vocabulary=layout.hash,
+        fingerprint=settings["identity"]["packed"],
     )
     engine = ZeroEngine(
         start,
@@ -109,4 +110,5 @@ def _rank_main(settings: dict[str, Any]) -> None:
         lm_model.save(storage.join(output, "model"), engine.lm, tokenizer, layout, state)
         storage.write_json(storage.join(output, RESULT), metrics_of(progress))
     reporter.close()
+    feed.close()
     dist.barrier()

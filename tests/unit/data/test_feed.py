@@ -75,9 +75,70 @@ def test_positions_restart_at_every_segment_and_padding_is_its_own(packed):
     assert batch.num_tokens == int((batch.input_ids != 0).sum())
 
 
-def test_rows_that_do_not_divide_are_refused(packed):
-    with pytest.raises(ConfigError, match="multiple of the 3 workers"):
-        feed(packed, 0, 3)
+def test_three_ranks_have_as_many_batches_and_together_what_one_sees(packed):
+    """Four rows for three ranks: two of them get a blank row."""
+    alone = [b.input_ids[0].tolist() for b in feed(packed).batches(2)]
+    ranks = [feed(packed, rank, 3).batches(2) for rank in range(3)]
+    assert [len(batches) for batches in ranks] == [2, 2, 2]
+    blank = [batch for batches in ranks for batch in batches if not batch.num_tokens]
+    assert len(blank) == 2
+    assert not any(batch.num_targets for batch in blank)
+    rows = [b.input_ids[0].tolist() for batches in ranks for b in batches if b.num_tokens]
+    assert sorted(rows) == sorted(alone)
+
+
+def test_more_ranks_than_rows_a_step_are_refused(packed):
+    with pytest.raises(ConfigError, match="at least the 5 workers"):
+        feed(packed, 0, 5)
+
+
+@pytest.fixture(scope="module")
+def files(packed, tmp_path_factory):
+    """The same rows in five files of two."""
+    folder = str(tmp_path_factory.mktemp("files"))
+    table = storage.read_table(f"{packed}/bucket-00000.parquet").replace_schema_metadata({"cslm.vocabulary": "v"})
+    for number in range(5):
+        storage.write_table(table.slice(2 * number, 2), f"{folder}/bucket-{number:05d}.parquet")
+    return folder
+
+
+def test_windows_of_files_hold_every_row_once_an_epoch(files):
+    one = feed(files, window_tokens=4 * 12)
+    rows = np.concatenate([one.rows_of_step(step) for step in range(5)])
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    # A window holds whole files: the first four rows are two of them.
+    assert sorted(rows[:4] // 2)[::2] == sorted(rows[:4] // 2)[1::2]
+    assert rows[:10].tolist() != rows[10:].tolist()
+
+
+@pytest.mark.parametrize("window_tokens", [24, 48, 10**6])
+def test_what_a_step_gives_does_not_depend_on_what_was_asked_before(files, window_tokens):
+    one = feed(files, window_tokens=window_tokens)
+    forward = {step: one.batches(step)[0].input_ids.tolist() for step in (0, 1, 2, 3, 4, 7, 2, 30)}
+    for step, ids in forward.items():
+        assert feed(files, window_tokens=window_tokens).batches(step)[0].input_ids.tolist() == ids
+
+
+def test_the_order_follows_from_the_data_too(packed):
+    orders = {feed(packed, fingerprint=digits).rows_of_step(0).tobytes() for digits in ("a0", "a1", "b0")}
+    assert len(orders) == 3
+
+
+def test_a_row_is_named_by_its_file_and_its_sources(files):
+    found = feed(files).sources_of(5)
+    assert found == {"file": f"{files}/bucket-00002.parquet", "row": 1, "sources": ["asr/en a", "mt/en-es b"]}
+
+
+def test_targets_and_segments_are_found_where_labels_and_positions_have_them(packed):
+    batch = feed(packed, micro_batch_rows=4).batches(0)[0]
+    located = batch.located(varlen=True)
+    flat = batch.labels.flatten()
+    assert flat[located.targets.places].tolist() == located.targets.ids.tolist() == flat[flat != IGNORE].tolist()
+    assert located.targets.groups.tolist() == batch.group_ids.flatten()[located.targets.places].tolist()
+    bounds = located.segments.bounds.tolist()
+    assert bounds[:-1] == np.flatnonzero(batch.position_ids.flatten() == 0).tolist()
+    assert bounds[-1] == batch.input_ids.numel()
+    assert located.segments.longest == int(batch.position_ids.max()) + 1
 
 
 def test_a_batch_holds_the_rows_of_the_table(packed):
