@@ -33,7 +33,7 @@ _PEAKS = {
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """Operations of forward and backward: for each token, for each target, and for each pair that attention looks at."""
+    """Operations of forward and backward, for each token, for each target, for each pair that attention looks at."""
 
     a_token: float
     a_target: float
