@@ -39,7 +39,7 @@ class SegmentIndex:
 
 @dataclass(frozen=True)
 class VarlenIndex:
-    """Where the segments of a flattened batch begin, and where the last ends: [S + 1], int32; `longest` of them."""
+    """Where the segments of a flattened batch begin and the last ends, [S + 1] int32; none is longer than `longest`."""
 
     bounds: torch.Tensor
     longest: int
@@ -53,7 +53,9 @@ def varlen_index(position_ids: torch.Tensor) -> VarlenIndex:
     """Find the segments of packed rows for variable-length attention: position_ids [B, T] count from 0 in each."""
     starts, ends = _bounds(position_ids.reshape(-1).cpu())
     bounds = torch.cat([starts, ends[-1:]]).int()
-    return VarlenIndex(bounds.to(position_ids.device), int((ends - starts).max()))
+    # Rounded up to a power of two: compiled layers are made anew for each value.
+    longest = 1 << (int((ends - starts).max()) - 1).bit_length()
+    return VarlenIndex(bounds.to(position_ids.device), longest)
 
 
 def _bounds(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

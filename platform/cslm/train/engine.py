@@ -10,7 +10,7 @@ from cslm import storage
 from cslm.data.feed import Batch
 from cslm.errors import CheckpointError
 from cslm.lm import model as lm_model
-from cslm.train import muon
+from cslm.train import compute, muon
 from cslm.train.objective import PackedObjective
 
 _TAG = "state"
@@ -28,6 +28,7 @@ class ZeroEngine:
         *,
         precision: str,
         embedding_learning_rate: float,
+        computing: compute.ComputeSection | None = None,
     ) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -47,7 +48,11 @@ class ZeroEngine:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with storage.local_folder(model_folder) as folder:
             self.lm = lm_model.load(folder, dtype, packed=True)
-        objective = PackedObjective(self.lm, num_groups)
+        compute.prepare(
+            self.lm, computing or compute.ComputeSection(), device, config["zero_optimization"].get("stage", 0)
+        )
+        self._varlen = compute.varlen(self.lm, device)
+        objective = PackedObjective(self.lm, num_groups).train()
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, model_parameters=_parameter_groups(objective, embedding_learning_rate), config=config
         )
@@ -62,7 +67,7 @@ class ZeroEngine:
 
         `num_targets` counts the whole step, all ranks and micro batches. Returns [2, num_groups] sums and counts.
         """
-        loss, per_group = self._engine(batch.to(self.device))
+        loss, per_group = self._engine(batch.to(self.device, varlen=self._varlen))
         # DeepSpeed divides by the accumulation and averages over the ranks; both are undone here.
         self._engine.backward(loss * (self._world_size * self._accumulation / num_targets))
         if not self._engine.is_gradient_accumulation_boundary():

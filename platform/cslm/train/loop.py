@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.distributed as dist
 
-from cslm.config import Section, setting
+from cslm.config import Section, group, setting
 from cslm.data.feed import Batch, PackedFeed
+from cslm.train.compute import ComputeSection
 
 
 class TrainSection(Section):
@@ -41,6 +42,7 @@ class TrainSection(Section):
     log_every_steps: int = setting(10, "steps between two lines of figures", unit="steps", ge=1)
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept", ge=1)
+    compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
 
 

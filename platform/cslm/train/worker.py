@@ -93,6 +93,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         device,
         precision=zero.precision,
         embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
+        computing=section.compute,
     )
     progress = checkpoint.restore(output, engine, settings["identity"])
     reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
