@@ -59,17 +59,17 @@ def deepspeed_config(
         # and Adam's step does not depend on the gradient's scale: nothing is left that clipping would guard.
         "gradient_clipping": optimizer.max_grad_norm if optimizer.kind == "adamw" else 0.0,
         "bf16": {"enabled": section.precision == "bf16"},
-        "optimizer": _optimizer(optimizer),
+        "optimizer": _optimizer(optimizer, on_cpu),
         "zero_optimization": zero,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
 
 
-def _optimizer(settings: OptimizerSettings) -> dict[str, Any]:
+def _optimizer(settings: OptimizerSettings, on_cpu: bool) -> dict[str, Any]:
     # PyTorch's own AdamW: DeepSpeed's fused one compiles for two minutes on a machine without GPU.
     common = {"betas": list(settings.betas), "weight_decay": settings.weight_decay, "torch_adam": True}
     if settings.kind == "adamw":
-        return {"type": "AdamW", "params": {"lr": settings.learning_rate, **common}}
+        return {"type": "AdamW", "params": {"lr": settings.learning_rate, "fused": not on_cpu, **common}}
     rates = {"adam_lr": settings.learning_rate, "muon_lr": settings.muon_learning_rate}
     return {"type": "Muon", "params": {"momentum": 0.95, "ns_method": "standard", **rates, **common}}
