@@ -124,8 +124,8 @@ def trained(folder, stage, precision="fp32", computing=None, steps=4):
     )
     engine = ZeroEngine(folder, config, 2, CUDA, precision=precision, embedding_learning_rate=1e-3, computing=computing)
     losses = []
-    for step in range(steps):
-        batches = [packed(2 * step), packed(2 * step + 1)]
+    for _ in range(steps):
+        batches = [packed(0), packed(1)]
         targets = sum(batch.num_targets for batch in batches)
         sums = sum(engine.accumulate(batch, targets) for batch in batches)
         engine.step(1.0)
@@ -139,8 +139,8 @@ def reference(folder):
     lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").to(CUDA)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     losses = []
-    for step in range(4):
-        batches = [packed(2 * step), packed(2 * step + 1)]
+    for _ in range(4):
+        batches = [packed(0), packed(1)]
         targets = sum(batch.num_targets for batch in batches)
         loss = sum(alone(lm, batch) for batch in batches) / targets
         loss.backward()
@@ -159,13 +159,14 @@ def test_every_zero_stage_trains_as_plain_pytorch(folder, reference, stage):
 @pytest.mark.parametrize(
     ("stage", "computing"),
     [
-        (3, ComputeSection(kernels="liger")),
+        # First: Liger Kernel changes the rotary embedding for the whole process, which the compiler cannot take.
+        (1, ComputeSection(compile=True)),
         (3, ComputeSection(kernels="torch")),
+        (3, ComputeSection(kernels="liger")),
         (3, ComputeSection(kernels="liger", recompute_every=1)),
         (2, ComputeSection(kernels="torch", recompute_every=2)),
-        (1, ComputeSection(compile=True)),
     ],
-    ids=["liger", "torch", "recomputed", "every second recomputed", "compiled"],
+    ids=["compiled", "torch", "liger", "recomputed", "every second recomputed"],
 )
 def test_16_bits_kernels_and_recomputation_train_nearly_the_same(folder, reference, stage, computing):
     losses = trained(folder, stage, "bf16", computing)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 # Logits held at a time. On a GPU products of this size run at full speed; on a CPU they stay near its caches.
-_CUDA_LOGITS, _CPU_LOGITS = 1 << 29, 1 << 22
+_CUDA_LOGITS, _CPU_LOGITS = 1 << 28, 1 << 22
 
 
 def attach(head: nn.Linear, softcap: float | None = None) -> None:
