@@ -11,6 +11,18 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run side by side under `-n 2 --dist loadgroup`: tests of Ray one after the other, others by files.
+
+    A test with an `xdist_group` of its own keeps it.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            needs_ray = "integration" in item.path.parts or "ray_cluster" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """The address of a local Ray that this process is connected to, with the code as `cluster.connect` ships it."""

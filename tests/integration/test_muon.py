@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -15,6 +16,8 @@ from cslm.train import muon
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
+# Ranks without Ray: they run beside the tests that need it.
+pytestmark = pytest.mark.xdist_group("ranks")
 PRECISIONS = ("fp32", "bf16")
 
 
