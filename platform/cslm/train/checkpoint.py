@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +27,7 @@ FOLDER = "checkpoints"
 FORMAT = 1
 _FIRST = "rank-00000.json"
 
-# Gets the step, the folder and what writes this rank's files; runs that in the background, after earlier ones.
+# Gets a step, its folder and what writes this rank's files; has that done in the background, once.
 Publish = Callable[[int, str, Callable[[], None]], None]
 
 
@@ -107,26 +107,37 @@ class Saver:
         self._host: dict[str, torch.Tensor] = {}
         self._written = threading.Event()
         self._written.set()
+        self._error: Exception | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Copy the state to the host and have it written."""
         # One copy at a time: were storage slower than training, copies would fill the host's memory.
-        self._written.wait()
+        self.wait()
         self._written.clear()
         folder = step_folder(self._output, progress.step)
         tensors, marker = self._copy(progress)
 
         def write() -> None:
+            # Called again after a fault it must not write what meanwhile is the copy of a later step.
+            self._raise()
             try:
                 self._write(folder, tensors, marker)
+            except Exception as error:
+                self._error = error
+                raise
             finally:
                 self._written.set()
 
         self._publish(progress.step, folder, write)
 
     def wait(self) -> None:
-        """Wait until this rank's last files are written."""
+        """Wait until this rank's last files are written. Raises what their writing raised."""
         self._written.wait()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _copy(self, progress: Progress) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors: dict[str, torch.Tensor] = {}
@@ -281,11 +292,8 @@ def _fresh_generator() -> torch.Generator:
 
 def _in_a_thread() -> Publish:
     pool = ThreadPoolExecutor(1)
-    pending: list[Future[None]] = []
 
     def publish(step: int, folder: str, write: Callable[[], None]) -> None:
-        for earlier in pending:
-            earlier.result()
-        pending[:] = [pool.submit(write)]
+        pool.submit(write)
 
     return publish

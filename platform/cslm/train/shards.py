@@ -154,6 +154,7 @@ class TrainingState:
         Raises CheckpointError when a parameter is not in what was saved.
         """
         basic = getattr(self._optimizer, "optimizer", self._optimizer)
+        basic = getattr(basic, "aux_optimizer", None) or basic  # what steps beside Muon
         as_tensor = isinstance(basic, torch.optim.Adam | torch.optim.AdamW)
         for part in self.parts:
             with part.resident(write=True):

@@ -59,7 +59,7 @@ def _parts(entries: Sequence[Entry], tensors: Iterable[torch.Tensor], metadata: 
         assert tensor.dtype == entry.dtype, entry.name
         assert tensor.numel() * tensor.itemsize == entry.num_bytes, entry.name
         if entry.num_bytes:
-            yield memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
