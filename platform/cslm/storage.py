@@ -33,6 +33,7 @@ from cslm.storage_faults import named as named
 HOME_VARIABLE = "CSLM_HOME"
 # Where Ray unpacks `--working-dir`: what a job writes there vanishes with the job.
 _RAY_COPY = "runtime_resources/working_dir_files"
+_CHUNK_BYTES = 64 << 20
 
 
 class Entry(NamedTuple):
@@ -212,6 +213,37 @@ def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
     _write_local(uri, lambda temporary: temporary.write_bytes(data))
 
 
+def write_parts(uri: str, parts: Iterable[Any]) -> int:
+    """Write a file from buffers that come one after the other, and return its size in bytes.
+
+    Locally whole or absent, and on the disk when this returns. In an object store what came before a fault may stay, so
+    a reader must know the size from elsewhere. Nothing is retried: parts come once.
+    """
+    size = 0
+    if is_uri(uri):
+        system, path = filesystem(uri)
+        with about(uri), system.open_output_stream(path, compression=None) as stream:
+            for part in parts:
+                stream.write(part)
+                size += memoryview(part).nbytes
+        return size
+    target = Path(uri)
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            for part in parts:
+                size += file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise named(error, uri) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return size
+
+
 def write_text(uri: str, text: str) -> None:
     """Write a whole UTF-8 file or nothing."""
     write_bytes(uri, text.encode())
@@ -374,7 +406,7 @@ def published_folder(uri: str) -> Iterator[str]:
             yield folder
             for file in sorted(Path(folder).rglob("*"), key=lambda path: path.stat().st_mtime_ns):
                 if file.is_file():
-                    write_bytes(join(uri, str(file.relative_to(folder))), file.read_bytes())
+                    write_parts(join(uri, str(file.relative_to(folder))), _chunks(file))
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -386,6 +418,13 @@ def published_folder(uri: str) -> Iterator[str]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    """A file's content piece by piece: a shard of a model need not fit into memory."""
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def move(source: str, target: str) -> None:

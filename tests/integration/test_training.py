@@ -232,7 +232,7 @@ def test_every_fault_of_a_bad_config_is_listed(home, capsys):
 
 
 def test_inputs_that_are_not_there_are_all_named(home, capsys):
-    changes = {"data__units": "nowhere", "model__path": "nothing", "train__rows_per_step": 3}
+    changes = {"data__units": "nowhere", "model__path": "nothing", "train__rows_per_step": 1}
     assert pretrain.main(arguments("missing", **changes)) == 2
     message = capsys.readouterr().err
     for part in ("data.units", "model.path", "train.rows_per_step"):

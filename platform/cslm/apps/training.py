@@ -19,7 +19,7 @@ from cslm.lm import prompts
 from cslm.lm.examples import needs_alignment
 from cslm.lm.model import ModelSection
 from cslm.speech import tokenizer as speech
-from cslm.train.loop import TrainSection
+from cslm.train.loop import TrainSection, workers
 from cslm.train.zero import DeepSpeedSection
 
 _MOST_CHARACTERS = 50_000_000
@@ -86,6 +86,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
             "num_steps": num_steps,
             "identity": identity,
             "tracking": job.run.handle,
+            "base_model": config.model.path or f"a new model of the shape {config.model.shape}",
         },
         use_gpu=use_gpu,
     )
@@ -152,16 +153,10 @@ def _languages(section: sources.DataSection) -> list[str]:
 def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:
     faults = []
     train, data = config.train, config.data
-    rows, rest = divmod(train.rows_per_step, train.num_workers)
-    if rest:
+    if train.rows_per_step < workers(train.num_workers)[1]:
         faults.append(
-            f"train.rows_per_step: must be a multiple of train.num_workers ({train.num_workers}), "
-            f"found {train.rows_per_step}"
-        )
-    elif rows % min(train.micro_batch_rows, rows):
-        faults.append(
-            f"train.micro_batch_rows: must divide the {rows} rows that a worker has in a step, "
-            f"found {train.micro_batch_rows}"
+            f"train.rows_per_step: must be at least train.num_workers ({train.num_workers}), so that every worker has "
+            f"a row, found {train.rows_per_step}"
         )
     if not storage.exists(sources.units_folder(data.units)):
         faults.append(f"data.units: must be a units table, found nothing at {storage.absolute(data.units)}")
@@ -216,15 +211,15 @@ def _layout_facts(units: dict[str, Any]) -> dict[str, Any]:
 def _identity(config: TrainingConfig) -> str:
     """Fingerprint of the settings that change what is learned step by step."""
     steps = {"max_steps", "epochs"}
+    # These change how and where the same numbers are computed, and what is kept of them.
     harmless = {
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "keep_checkpoints",
-        "max_failures",
-        "device",
-        "num_workers",
+        *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
+        *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute"),
     }
-    return fingerprint([config.train.model_dump(exclude=harmless | steps), config.deepspeed.model_dump()])
+    sharding = {"zero_stage"}
+    return fingerprint(
+        [config.train.model_dump(exclude=harmless | steps), config.deepspeed.model_dump(exclude=sharding)]
+    )
 
 
 def _key(config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str]) -> list[Any]:

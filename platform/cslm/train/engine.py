@@ -1,6 +1,11 @@
-"""DeepSpeed behind five calls: accumulate, step, save, restore, gather. The only module that imports deepspeed."""
+"""DeepSpeed behind four names: accumulate, step, gathered, and state, which is saved and restored.
+
+The only module that imports deepspeed.
+"""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,12 +13,10 @@ import torch.distributed as dist
 
 from cslm import storage
 from cslm.data.feed import Batch
-from cslm.errors import CheckpointError
 from cslm.lm import model as lm_model
 from cslm.train import compute, muon
 from cslm.train.objective import PackedObjective
-
-_TAG = "state"
+from cslm.train.shards import TrainingState
 
 
 class ZeroEngine:
@@ -60,6 +63,7 @@ class ZeroEngine:
             from deepspeed.runtime.zero.muon.original_muon import muon_update
 
             muon.exchange_at_once(self._optimizer, muon_update)
+        self._state: TrainingState | None = None
         self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
 
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
@@ -81,26 +85,35 @@ class ZeroEngine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def save(self, folder: str, state: dict[str, Any]) -> None:
-        """Write this rank's shard of the training state into a local folder."""
-        self._engine.save_checkpoint(folder, tag=_TAG, client_state=state)
+    @property
+    def state(self) -> TrainingState:
+        """What this rank holds of the training state, to be saved and restored."""
+        if self._state is None:
+            self._state = TrainingState(self._engine)
+        return self._state
 
-    def restore(self, folder: str) -> dict[str, Any]:
-        """Read the state back and return what `save` was given. Raises CheckpointError when it does not fit."""
-        path, state = self._engine.load_checkpoint(folder, tag=_TAG)
-        if path is None:
-            raise CheckpointError(f"{folder} must hold a checkpoint of {self._world_size} ranks, found none that loads")
-        return dict(state)
+    @contextmanager
+    def gathered(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+        """The whole values of some parameters in their `data` as long as the block lasts; all ranks must call."""
+        if self._engine.zero_optimization_stage() != 3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(parameters)):
+            yield
 
     def gather(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's weights by their Hugging Face names, on rank 0; None elsewhere. All ranks must call."""
-        if self._engine.zero_optimization_stage() == 3:
-            state = self._engine._zero3_consolidated_16bit_state_dict()
-        else:
-            state = self._engine.module.state_dict()
-        if dist.get_rank() != 0 or state is None:
-            return None
-        return {name.removeprefix("lm."): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        """The whole model's weights by their Hugging Face names, on rank 0; None elsewhere. All ranks must call.
+
+        For small models; `cslm.train.export` writes one of any size.
+        """
+        whole: dict[str, torch.Tensor] = {}
+        for name, parameter in self.lm.named_parameters():
+            with self.gathered([parameter]):
+                if dist.get_rank() == 0:
+                    whole[name] = parameter.detach().cpu().clone()
+        return whole if dist.get_rank() == 0 else None
 
 
 def _parameter_groups(objective: PackedObjective, embedding_learning_rate: float) -> list[dict[str, Any]]:

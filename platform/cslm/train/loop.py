@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
+from pydantic import field_validator
 
 from cslm.config import Section, group, setting
 from cslm.data.feed import Batch, PackedFeed
@@ -35,15 +36,37 @@ class TrainSection(Section):
     adam_beta2: float = setting(0.95, "AdamW second-moment decay", gt=0, lt=1)
     max_grad_norm: float = setting(1.0, "gradient norm above which the gradient is scaled down", gt=0)
     seed: int = setting(0, "seed of data order and initial weights", ge=0)
-    num_workers: int = setting(2, "training workers (one GPU each, or one CPU core each)", ge=1)
+    num_workers: int | str = setting(
+        2, "training workers (one GPU or one CPU core each): a number, or a range such as 1..4 that follows the cluster"
+    )
+    resize_every_s: float = setting(
+        60.0, "with a range of workers, how often more of them are looked for", unit="s", ge=0
+    )
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where to train; auto takes GPUs where the cluster has any"
     )
     log_every_steps: int = setting(10, "steps between two lines of figures", unit="steps", ge=1)
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)
-    keep_checkpoints: int = setting(2, "newest checkpoints that are kept", ge=1)
+    keep_checkpoints: int = setting(2, "newest complete checkpoints that are kept beside one being written", ge=1)
+    keep_best: int = setting(0, "checkpoints with the least held-out loss that are kept beside the newest", ge=0)
     compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
+
+    @field_validator("num_workers")
+    @classmethod
+    def _a_number_or_a_range(cls, value: int | str) -> int | str:
+        least, most = workers(value)
+        if not 1 <= least <= most:
+            raise ValueError("must be a number of workers from 1 on, or a range such as 1..4")
+        return value
+
+
+def workers(value: int | str) -> tuple[int, int]:
+    """The fewest and the most workers that `train.num_workers` allows. Raises ValueError for anything else."""
+    parts = str(value).split("..")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError("must be a number of workers, or a range such as 1..4")
+    return int(parts[0]), int(parts[-1])
 
 
 class Engine(Protocol):
@@ -91,18 +114,20 @@ def train(
     *,
     report: Callable[[int, dict[str, float]], None],
     checkpoint: Callable[[Progress], None],
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train from `progress.step` to `num_steps`.
 
     `report(step, metrics)` is called on every rank after each logging interval with figures over all ranks,
-    `checkpoint(progress)` on every rank at its interval and never behind the last step.
+    `checkpoint(progress)` on every rank at its interval and never behind the last step. Where `leaving()` says on any
+    rank that it may soon be gone, all of them save behind the same step.
     """
     window = torch.zeros(2, len(feed.groups), dtype=torch.float64, device=engine.device)
     window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
     while progress.step < num_steps:
         asked_s = time.perf_counter()
         batches = feed.batches(progress.step)
-        counts = torch.tensor([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
+        counts = torch.tensor([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches), leaving()])
         counts = counts.to(engine.device)
         window_wait_s += time.perf_counter() - asked_s
         dist.all_reduce(counts)
@@ -133,7 +158,7 @@ def train(
             report(progress.step, metrics)
             window.zero_()
             window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
-        if not last and progress.step % section.checkpoint_every_steps == 0:
+        if not last and (int(counts[2]) or progress.step % section.checkpoint_every_steps == 0):
             checkpoint(progress)
     return progress
 

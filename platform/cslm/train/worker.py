@@ -1,25 +1,31 @@
 """Training on a Ray cluster: the trainer that starts the ranks, and what each rank does."""
 
 import os
+import platform
+from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train import CheckpointUploadMode
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 
 from cslm import storage
 from cslm.data.feed import PackedFeed
 from cslm.errors import CslmError
-from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer, vocabulary
-from cslm.train import checkpoint
+from cslm.lm.vocabulary import Vocabulary
+from cslm.train import checkpoint, export
 from cslm.train.engine import ZeroEngine
-from cslm.train.loop import TrainSection, metrics_of, train
+from cslm.train.loop import Progress, TrainSection, metrics_of, train, workers
 from cslm.train.reporter import Reporter
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
 RESULT = "training.json"
+_RAYS_LIST = "checkpoint_manager_snapshot.json"
 
 
 def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
@@ -31,20 +37,32 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
     section = TrainSection(**settings["train"])
     # Ray Train would print every worker's line a second time as a log record.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    output = settings["output"]
+    # Ray's own list of checkpoints: it refuses to start where one that it names was deleted. Ours are found by listing.
+    storage.remove(storage.join(output, checkpoint.FOLDER, _RAYS_LIST))
+    least, most = workers(section.num_workers)
+    # Ray Train's newer arguments, which its stubs do not know.
+    scaling: dict[str, Any] = {
+        "num_workers": most if least == most else (least, most),
+        "elastic_resize_monitor_interval_s": section.resize_every_s,
+    }
+    where: dict[str, Any] = {"storage_path": output}
+    if storage.is_uri(output):
+        system, path = storage.filesystem(output)
+        where = {"storage_path": path, "storage_filesystem": system}
     trainer = TorchTrainer(
         _rank_main,
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=section.num_workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(use_gpu=use_gpu, **scaling),
         run_config=ray.train.RunConfig(
             name=checkpoint.FOLDER,
-            storage_path=settings["output"],
+            **where,
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
         ),
     )
     trainer.fit()
-    result = storage.join(settings["output"], RESULT)
+    result = storage.join(output, RESULT)
     if not storage.exists(result):
         raise CslmError(f"training must end with {result}, found none; see the workers' logs")
     return dict(storage.read_json(result))
@@ -95,7 +113,17 @@ def _rank_main(settings: dict[str, Any]) -> None:
         embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
         computing=section.compute,
     )
-    progress = checkpoint.restore(output, engine, settings["identity"])
+    progress = checkpoint.restore(output, engine.state, settings["identity"], device=device)
+    saver = checkpoint.Saver(
+        output,
+        engine.state,
+        settings["identity"],
+        keep_last=section.keep_checkpoints,
+        keep_best=section.keep_best,
+        score=held_out_loss,
+        publish=_report,
+        device=device,
+    )
     reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
     progress = train(
         engine,
@@ -104,12 +132,80 @@ def _rank_main(settings: dict[str, Any]) -> None:
         settings["num_steps"],
         progress,
         report=reporter,
-        checkpoint=checkpoint.saver(output, engine, settings["identity"], section.keep_checkpoints),
+        checkpoint=saver,
+        leaving=PreemptionNotice(),
     )
-    state = engine.gather()
-    if state is not None:
-        lm_model.save(storage.join(output, "model"), engine.lm, tokenizer, layout, state)
+    saver.wait()
+    card = export.card(_facts(settings, layout, feed.groups, progress))
+    export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card)
+    if dist.get_rank() == 0:
         storage.write_json(storage.join(output, RESULT), metrics_of(progress))
     reporter.close()
     feed.close()
     dist.barrier()
+
+
+def held_out_loss(progress: Progress) -> float | None:
+    """The loss of the last evaluation on the held-out split; None before the first."""
+    evaluations = getattr(progress, "evaluations", None)
+    return float(evaluations[-1]["loss"]) if evaluations else None
+
+
+def _report(step: int, folder: str, write: Callable[[], None]) -> None:
+    """Have Ray Train write a checkpoint in its background thread, where it also tells of faults."""
+    context = ray.train.get_context().get_storage()
+    path = f"{context.experiment_fs_path}/{storage.name(folder)}"
+    place = ray.train.Checkpoint(path, filesystem=context.storage_filesystem)
+
+    def upload(given: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        write()
+        return given
+
+    ray.train.report(
+        {"step": step},
+        checkpoint=place,
+        checkpoint_dir_name=storage.name(folder),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=upload,
+        delete_local_checkpoint_after_upload=False,
+    )
+
+
+class PreemptionNotice:
+    """Whether the cloud has said since the last call that a node of this run will be taken away.
+
+    Ray Train's own question waits for all ranks; this one looks at what was noted on this rank.
+    """
+
+    def __init__(self) -> None:
+        self._noted = get_train_context().preemption_context
+        self._known: object = None
+
+    def __call__(self) -> bool:
+        """True once for every piece of news."""
+        found = self._noted.preemption_info
+        news = found is not None and found != self._known
+        self._known = found
+        return news
+
+
+def _facts(settings: dict[str, Any], layout: Vocabulary, groups: list[str], progress: Progress) -> dict[str, Any]:
+    """What the model card tells."""
+    languages = sorted({part for name in groups for part in name.partition("/")[2].split("-") if part})
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "deepspeed", "ray")}
+    return {
+        "name": settings["output"],
+        "base_model": settings["base_model"],
+        "languages": languages,
+        "tasks": groups,
+        "data": {
+            "packed rows (fingerprint)": settings["identity"]["packed"],
+            "speech tokenizer (fingerprint)": layout.unit_tokenizer,
+            "vocabulary (hash)": layout.hash,
+            "speech units": layout.num_units,
+            "frame rate (Hz)": layout.frame_rate_hz,
+        },
+        "final_losses": {name: f"{value:.4f}" for name, value in sorted(progress.last.items())},
+        "training": {"steps": progress.step, "tokens": progress.tokens, **settings["train"], **settings["deepspeed"]},
+        "versions": {"python": platform.python_version(), **versions},
+    }

@@ -1,0 +1,77 @@
+"""Training ranks as processes of a test: a group over gloo, a tiny model, and batches that follow from the step."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cslm.data.feed import Batch
+from cslm.lm import model as lm_model
+from cslm.lm import text_tokenizer
+from cslm.lm.model import ModelSection
+from cslm.train.engine import ZeroEngine
+from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
+
+ROWS, LENGTH = 4, 24
+
+
+def write_model(folder: Path) -> str:
+    """A start model of the micro shape with a head that is not zero, so that every weight has a gradient."""
+    tokenizer = text_tokenizer.train(["one two three"] * 3, vocab_size=320)
+    layout = lm_model._extend(tokenizer, 10, "abc", 25.0)
+    torch.manual_seed(0)
+    model = lm_model._from_shape(ModelSection(shape="micro"), tokenizer, layout)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.1)
+    lm_model.save(str(folder), model, tokenizer, layout)
+    return str(folder)
+
+
+def run(size: int, work: Callable[..., Any], *arguments: Any) -> None:
+    """Call `work(*arguments)` on every rank of a new group of processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    mp.spawn(_start, args=(size, port, work, arguments), nprocs=size)
+
+
+def _start(rank: int, size: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = "0"
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    work(*arguments)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def engine(start: str, stage: int, precision: str = "fp32", optimizer: str = "adamw") -> ZeroEngine:
+    """An engine of this rank over ROWS rows a step."""
+    size = dist.get_world_size()
+    config = deepspeed_config(
+        DeepSpeedSection(zero_stage=stage, precision=precision),
+        OptimizerSettings(optimizer, 1e-3, 0.02, (0.9, 0.95), 0.01, 1.0),
+        rows_per_step=ROWS,
+        micro_batch_rows=1,
+        world_size=size,
+        on_cpu=True,
+    )
+    return ZeroEngine(start, config, 1, torch.device("cpu"), precision=precision, embedding_learning_rate=1e-3)
+
+
+def steps(engine: ZeroEngine, first: int, number: int) -> list[float]:
+    """Train some steps; the loss of each over all ranks."""
+    losses = []
+    for step in range(first, first + number):
+        total = torch.zeros(2, 1, dtype=torch.float64)
+        for row in range(dist.get_rank(), ROWS, dist.get_world_size()):
+            ids = torch.randint(0, 300, (1, LENGTH), generator=torch.Generator().manual_seed(100 * step + row))
+            batch = Batch(ids, torch.arange(LENGTH)[None], ids.roll(-1, 1), torch.zeros_like(ids))
+            total += engine.accumulate(batch, ROWS * LENGTH)
+        dist.all_reduce(total)
+        engine.step(1.0)
+        losses.append(float(total[0, 0] / total[1, 0]))
+    return losses
