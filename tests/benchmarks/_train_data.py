@@ -37,7 +37,7 @@ class Mix:
 MIXES = {"mixed": Mix(1024, rows=8, micro_rows=2, examples=32), "demo": Mix(512, rows=8, micro_rows=4, examples=32)}
 QUICK_MIXES = {
     "mixed": Mix(1024, rows=4, micro_rows=2, examples=16),
-    "demo": Mix(512, rows=4, micro_rows=2, examples=16),
+    "demo": Mix(512, rows=8, micro_rows=4, examples=32),
 }
 
 

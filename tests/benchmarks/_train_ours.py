@@ -1,4 +1,4 @@
-"""Our side: engine, feed and loop over packed rows, with clocks on the parts of a step; and the bare model beside it."""
+"""Our side: engine, feed and loop over packed rows, with clocks on parts of a step, and the bare model beside it."""
 
 import time
 from typing import Any

@@ -96,8 +96,8 @@ def _tell(recipe: dict[int, Turns], ours: dict[int, Turns]) -> dict[str, Any]:
                 statistics.median(turn[k] / turn["s"] for turn in taken) for k in ("step_s", "update_s")
             )
             print(
-                f"  ours, ZeRO-{stage}: {step_s:.1%} of the time in the engine's step, {update_s:.1%} of it updating weights;"
-                f" without these {found['over_bare'][stage]:.3f} x the bare model"
+                f"  ours, ZeRO-{stage}: {step_s:.1%} of the time in the engine's step, {update_s:.1%} updating weights;"
+                f" without the update {found['over_bare'][stage]:.3f} x the bare model"
             )
         print(f"  waiting for data: {found['data_wait_fraction']:.3%} of the time", flush=True)
     return found
