@@ -1,6 +1,11 @@
-"""Training step of one process on a mix of example lengths: padded batches against packed rows, mask against segments.
+"""The training engine against the usual recipe, transformers' Trainer with DeepSpeed on padded batches, on two ranks.
 
-Baselines and ours run in turns in one process on the same model, data and cores; medians over the turns are compared.
+- useful_tokens_over_trainer, demo_mix_over_trainer: useful tokens/s of ours over the recipe at its better micro batch.
+- step_over_bare: our step without the update of the weights over forward and backward of the bare model.
+- data_wait_fraction: share of our time spent waiting for batches.
+- packed_over_padded_*, segments_over_mask_*: forward and backward of one process, of packing and of attention alone.
+
+Both sides run in turns in the same processes on one model; medians over the turns are compared.
 """
 
 import sys
@@ -10,135 +15,106 @@ sys.path.pop(0)
 
 import argparse
 import json
+import logging
+import os
 import platform
-import random
-import statistics
-import time
+import socket
+import tempfile
+import warnings
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "platform"))
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(ROOT / "platform"), str(ROOT)]
+sys.path[:0] = PATHS
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Processes that are started find the same modules.
+os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cslm.data.feed import IGNORE, Batch
-from cslm.lm import attention, packing
-from cslm.lm.model import SHAPES
-from cslm.train.objective import PackedObjective
-
-VOCABULARY = 2560
-
-
-def lengths_of(mix: str, num_tokens: int) -> list[int]:
-    """Example lengths: `demo` is short and even, `mixed` has 60 % speech, 20 % translation, 20 % long text."""
-    draw = random.Random(0)
-    lengths: list[int] = []
-    while sum(lengths) < num_tokens:
-        if mix == "demo":
-            lengths.append(draw.randint(60, 200))
-        else:
-            kind = draw.random()
-            low, high = (100, 500) if kind < 0.6 else (30, 120) if kind < 0.8 else (100, 1024)
-            lengths.append(draw.randint(low, high))
-    return lengths
-
-
-def batch_of(rows: list[list[int]], row_length: int) -> Batch:
-    """Rows of segment lengths -> a batch in which half of every segment's tokens are targets."""
-    generator = torch.Generator().manual_seed(len(rows))
-    input_ids = torch.randint(0, VOCABULARY, (len(rows), row_length), generator=generator)
-    position_ids = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORE)
-    group_ids = torch.full_like(input_ids, -1)
-    for row, sizes in enumerate(rows):
-        start = 0
-        for size in sizes:
-            end = start + size
-            position_ids[row, start:end] = torch.arange(size)
-            group_ids[row, start:end] = 0
-            labels[row, start + size // 2 : end - 1] = input_ids[row, start + size // 2 + 1 : end]
-            start = end
-        position_ids[row, start:] = torch.arange(row_length - start)
-    return Batch(input_ids, position_ids, labels, group_ids)
-
-
-def padded(lengths: list[int], micro_batch: int) -> list[Batch]:
-    """The usual recipe: examples in order, each batch padded to its longest."""
-    starts = range(0, len(lengths), micro_batch)
-    return [
-        batch_of([[size] for size in lengths[s : s + micro_batch]], max(lengths[s : s + micro_batch])) for s in starts
-    ]
-
-
-def packed(lengths: list[int], row_length: int, rows: int) -> list[Batch]:
-    """Ours: whole examples packed best-fit into rows."""
-    laid = [[lengths[item] for item in row] for row in packing.best_fit(lengths, row_length)]
-    return [batch_of(laid[start : start + rows], row_length) for start in range(0, len(laid), rows)]
-
-
-class MaskedObjective(PackedObjective):
-    """The same loss with transformers' own block-diagonal mask over whole rows."""
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """As PackedObjective, attention by mask."""
-        hidden = self.lm.base_model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
-        ).last_hidden_state
-        wanted = batch.labels != IGNORE
-        logits = self.lm.get_output_embeddings()(hidden[wanted])
-        return torch.nn.functional.cross_entropy(logits.float(), batch.labels[wanted], reduction="sum"), torch.zeros(())
-
-
-def seconds(objective: PackedObjective, batches: list[Batch]) -> float:
-    """Time of forward and backward over the batches."""
-    started_s = time.perf_counter()
-    for batch in batches:
-        objective(batch)[0].backward()
-        objective.zero_grad(set_to_none=True)
-    return time.perf_counter() - started_s
+PARTS = ("attention", "speed")
+RANKS = 2
 
 
 def main() -> None:
-    """Run, print the table, and the JSON line last."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer tokens and turns")
-    parser.add_argument("--threads", type=int, default=1)
+    """Run, print the tables, and the JSON line last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer tokens, steps and turns")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    attention.register()
-    num_tokens, turns = (8_000, 3) if options.quick else (30_000, 5)
-    config = LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, **SHAPES["tiny"])
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").bfloat16()
-    ratios: dict[str, float] = {}
-    print(f"{'mix':<8}{'batching and attention':<34}{'useful tokens/s':>16}{'filled':>9}")
-    for mix, row_length in (("demo", 512), ("mixed", 1024)):
-        lengths = lengths_of(mix, num_tokens)
-        rows = packed(lengths, row_length, 4)
-        cases = {
-            "padded, micro batch 2": (MaskedObjective, "sdpa", padded(lengths, 2)),
-            "padded, micro batch 8": (MaskedObjective, "sdpa", padded(lengths, 8)),
-            "packed, block mask": (MaskedObjective, "sdpa", rows),
-            "packed, segments": (PackedObjective, attention.NAME, rows),
-        }
-        times: dict[str, list[float]] = {name: [] for name in cases}
-        for turn in range(turns + 1):
-            for name, (objective, kind, batches) in cases.items():
-                model.set_attn_implementation(kind)
-                taken_s = seconds(objective(model, 1), batches)
-                if turn:  # the first turn warms up
-                    times[name].append(taken_s)
-        rate = {name: sum(lengths) / statistics.median(taken) for name, taken in times.items()}
-        for name, (_, _, batches) in cases.items():
-            size = sum(batch.input_ids.numel() for batch in batches)
-            print(f"{mix:<8}{name:<34}{rate[name]:>16,.0f}{sum(lengths) / size:>9.1%}")
-        best_padded = max(rate["padded, micro batch 2"], rate["padded, micro batch 8"])
-        ratios[f"packed_over_padded_{mix}"] = round(rate["packed, segments"] / best_padded, 3)
-        ratios[f"segments_over_mask_{mix}"] = round(rate["packed, segments"] / rate["packed, block mask"], 3)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps({"benchmark": "train", "ratios": ratios, "machine": machine, "versions": versions}))
+    if options.device == "cuda":
+        from tests.benchmarks import _train_cuda
+
+        _train_cuda.main(quick=options.quick)
+        return
+    torch.set_num_threads(1)
+    ratios: dict[str, float | None] = {}
+    if "attention" in options.only:
+        from tests.benchmarks import _train_attention
+
+        ratios |= _train_attention.measure(options.quick)
+    if "speed" in options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"root": folder, "quick": options.quick, "parts": list(options.only)}
+            torch.multiprocessing.spawn(_rank_main, args=(_free_port(), settings), nprocs=RANKS)
+            ratios |= json.loads((Path(folder) / "ratios.json").read_text())
+    machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "ranks": RANKS}
+    print(json.dumps({"benchmark": "train", "ratios": ratios, "machine": machine, "versions": _versions()}))
+
+
+def _rank_main(rank: int, port: int, settings: dict[str, Any]) -> None:
+    world = {"WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ.update(
+        world, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES=""
+    )
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    import deepspeed.utils
+    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers.utils import logging as transformers_logging
+
+    from cslm.lm.model import SHAPES
+    from tests.benchmarks import _train_speed
+    from tests.benchmarks._train_data import VOCABULARY
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    root = Path(settings["root"])
+    model_folder = str(root / "model")
+    if rank == 0:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(
+            LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, **SHAPES["tiny"])
+        )
+        model.save_pretrained(model_folder)
+        print(f"\n{RANKS} ranks over gloo, bf16, Llama of {model.num_parameters() / 1e6:.1f} M parameters")
+    torch.distributed.barrier()
+    ratios: dict[str, float | None] = {}
+    if "speed" in settings["parts"]:
+        found = _train_speed.measure(root, model_folder, settings["quick"])
+        ratios["useful_tokens_over_trainer"] = round(found["mixed"]["over_trainer"][3], 3)
+        ratios["demo_mix_over_trainer"] = round(found["demo"]["over_trainer"][3], 3)
+        ratios["step_over_bare"] = round(max(mix["over_bare"][3] for mix in found.values()), 3)
+        ratios["data_wait_fraction"] = round(max(mix["data_wait_fraction"] for mix in found.values()), 5)
+    if rank == 0:
+        (root / "ratios.json").write_text(json.dumps(ratios))
+    torch.distributed.barrier()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "deepspeed", "accelerate")}
 
 
 if __name__ == "__main__":

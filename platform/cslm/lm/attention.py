@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 
+from cslm.lm import causal_products
+
 NAME = "packed_segments"
-# Up to this length plain matrix products beat PyTorch's blocked bf16 kernel on a CPU, forward and backward together:
-# seen 3.2 times as quick at 128 tokens, twice at 512, and no quicker at 1,024 (torch 2.11, AVX-512 with bf16).
-_PRODUCTS_UP_TO = 512
+# Longer segments on a CPU take PyTorch's kernel, which keeps no probabilities for the way back.
+_PRODUCTS_UP_TO = 2048
+# Lengths within this ratio share a group: filling up then costs little, and the groups are few.
+_CLASSES_AN_OCTAVE = 4
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,17 @@ class SegmentIndex:
     """Where the segments of a batch [B, T] lie.
 
     `groups` hold for segments of like length the flat positions of their tokens, [S, L], short ones filled up with
-    position 0 behind their end; `restore` [B * T] finds each token's place in the groups laid one behind the other.
+    position 0 behind their end. In the groups laid one behind the other `restore` [B * T] finds each token's place, and
+    `filled` [F] the places that are filled up.
     """
 
     groups: tuple[torch.Tensor, ...]
     restore: torch.Tensor
+    filled: torch.Tensor
 
     def map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "SegmentIndex":
         """The same with every tensor moved."""
-        return SegmentIndex(tuple(move(group) for group in self.groups), move(self.restore))
+        return SegmentIndex(tuple(move(group) for group in self.groups), move(self.restore), move(self.filled))
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,8 @@ def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
     flat = position_ids.reshape(-1).cpu()
     starts, ends = _bounds(flat)
     lengths = ends - starts
-    # Lengths within a factor of two share a group: filling up then costs little and the groups stay few.
-    classes = torch.ceil(torch.log2(lengths.double())).long()
-    groups = []
+    classes = torch.ceil(torch.log2(lengths.double()) * _CLASSES_AN_OCTAVE).long()
+    groups, filled = [], []
     restore = torch.zeros_like(flat)
     place = 0
     for kind in torch.unique(classes).tolist():
@@ -81,8 +85,9 @@ def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
         group = torch.where(inside, starts[members, None] + offsets, 0)
         groups.append(group.to(position_ids.device))
         restore[group[inside]] = place + torch.nonzero(inside.flatten()).flatten()
+        filled.append(place + torch.nonzero(~inside.flatten()).flatten())
         place += group.numel()
-    return SegmentIndex(tuple(groups), restore.to(position_ids.device))
+    return SegmentIndex(tuple(groups), restore.to(position_ids.device), torch.cat(filled).to(position_ids.device))
 
 
 def packed_attention(
@@ -112,14 +117,45 @@ def packed_attention(
         )
         assert isinstance(joined, torch.Tensor)
         return joined.view(batch, length, num_heads, width), None
-    outputs = []
+    laid = torch.cat([group.flatten() for group in segments.groups])
+    sides = [_rearranged(tensor, laid, segments.restore) for tensor in flat]
+    outputs, start = [], 0
     for group in segments.groups:
         # Filled-up places lie behind the segment's end, where causal attention never looks.
-        grouped = [tensor[group].transpose(1, 2) for tensor in flat]
+        places = slice(start, start + group.numel())
+        grouped = [side[places].unflatten(0, group.shape).transpose(1, 2) for side in sides]
         attended = _causal(grouped[0], grouped[1], grouped[2], scaling, dropout)
         outputs.append(attended.transpose(1, 2).reshape(-1, num_heads, width))
-    joined = torch.cat(outputs)[segments.restore]
-    return joined.reshape(batch, length, num_heads, width), None
+        start = places.stop
+    joined = _rearranged(torch.cat(outputs), segments.restore, laid, segments.filled)
+    return joined.view(batch, length, num_heads, width), None
+
+
+def _rearranged(
+    tensor: torch.Tensor, there: torch.Tensor, back: torch.Tensor, blank: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rows `there` of a tensor; the way back takes rows `back` of the gradient, and nothing to the places `blank`.
+
+    The two are each other's inverse but for filled-up places. Autograd does not know that, and would add up gradients
+    row by row, which takes ten times as long.
+    """
+    rearranged: torch.Tensor = _Rearranged.apply(tensor, there, back, blank)  # type: ignore[no-untyped-call]
+    return rearranged
+
+
+class _Rearranged(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tensor: torch.Tensor, there: torch.Tensor, back: torch.Tensor, blank: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(back, blank)
+        return tensor.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        back, blank = ctx.saved_tensors
+        gradient = gradients[0].index_select(0, back)
+        return gradient if blank is None else gradient.index_fill_(0, blank, 0), None, None, None
 
 
 def _causal(
@@ -135,10 +171,8 @@ def _causal(
         )
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    future = torch.full((length, length), -torch.inf, dtype=query.dtype).triu(1)
     query, key, value = (tensor.reshape(segments * num_heads, length, width) for tensor in (query, key, value))
-    scores = torch.baddbmm(future.expand(len(query), -1, -1), query, key.transpose(1, 2), alpha=scaling)
-    return (scores.softmax(-1) @ value).view(segments, num_heads, length, width)
+    return causal_products.attend(query, key, value, scaling).view(segments, num_heads, length, width)
 
 
 def register() -> None:

@@ -33,7 +33,7 @@ def test_each_segment_is_attended_to_as_if_alone(rows, seed):
 
 
 @pytest.mark.parametrize("num_key_heads", [4, 2])
-@pytest.mark.parametrize("length", [40, 600])  # on either side of the length at which the kernel changes
+@pytest.mark.parametrize("length", [40, 600, 2100])  # one block of queries, several, and PyTorch's kernel
 def test_bf16_attends_as_fp32_does_and_has_its_gradients(num_key_heads, length):
     torch.manual_seed(0)
     index = segment_index(positions([[length, 7]], length + 7))
@@ -55,5 +55,5 @@ def test_every_token_is_found_again():
 
 
 def test_segments_of_like_length_share_a_group():
-    index = segment_index(positions([[100, 90, 8, 7]], 205))
+    index = segment_index(positions([[100, 95, 8, 7]], 210))
     assert sorted(tuple(group.shape) for group in index.groups) == [(2, 8), (2, 100)]
