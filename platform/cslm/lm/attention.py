@@ -123,7 +123,7 @@ def packed_attention(
     for group in segments.groups:
         # Filled-up places lie behind the segment's end, where causal attention never looks.
         places = slice(start, start + group.numel())
-        grouped = [side[places].unflatten(0, group.shape).transpose(1, 2) for side in sides]
+        grouped = [side[places].view(*group.shape, -1, width).transpose(1, 2) for side in sides]
         attended = _causal(grouped[0], grouped[1], grouped[2], scaling, dropout)
         outputs.append(attended.transpose(1, 2).reshape(-1, num_heads, width))
         start = places.stop
