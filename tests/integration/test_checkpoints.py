@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from cslm.train import checkpoint
+from cslm.lm import text_tokenizer, vocabulary
+from cslm.train import checkpoint, export
 from cslm.train.loop import Progress
 from tests.data import ranks
 
@@ -48,6 +50,7 @@ def begin(start, folder, case):
     weights = engine.gather()
     if dist.get_rank() == 0:
         torch.save({"state": expected, "losses": losses, "weights": weights}, Path(folder) / "expected.pt")
+    return engine
 
 
 def go_on(start, folder, case, exact):
@@ -100,7 +103,9 @@ def start(tmp_path_factory):
 def begin_all(start, root, cases):
     for case in cases:
         (Path(root) / case).mkdir(exist_ok=True)
-        begin(start, f"{root}/{case}", CASES[case])
+        engine = begin(start, f"{root}/{case}", CASES[case])
+        tokenizer, layout = text_tokenizer.load(start), vocabulary.load(start)
+        export.write(f"{root}/{case}/model", engine, tokenizer, layout, shard_bytes=100_000)
 
 
 def go_on_all(start, root, size, pairs):
@@ -131,3 +136,9 @@ def test_a_saved_state_goes_on_anywhere(start, tmp_path, saved_on, goes_on_on, p
         marker = json.loads((folder / "rank-00000.json").read_text())
         with safe_open(folder / "rank-00000.safetensors", "pt") as file:
             assert set(file.keys()) == {f"{key}/{name}" for name, key, *_ in marker["fragments"]}
+        # What all ranks exported together is the model, as transformers reads it.
+        assert len(list((output / "model").glob("model-*.safetensors"))) > 1
+        exported = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto").state_dict()
+        weights = torch.load(output / "expected.pt")["weights"]
+        assert exported.keys() == weights.keys()
+        assert all(torch.equal(exported[name], weight) for name, weight in weights.items())

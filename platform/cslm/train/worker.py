@@ -114,6 +114,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         computing=section.compute,
     )
     progress = checkpoint.restore(output, engine.state, settings["identity"], device=device)
+    reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
     saver = checkpoint.Saver(
         output,
         engine.state,
@@ -122,9 +123,9 @@ def _rank_main(settings: dict[str, Any]) -> None:
         keep_best=section.keep_best,
         score=held_out_loss,
         publish=_report,
+        before_it_counts=reporter.flush,
         device=device,
     )
-    reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
     progress = train(
         engine,
         feed,
