@@ -37,9 +37,21 @@ def whole_state(state):
     return whole
 
 
+def assert_averages(engine):
+    """What is put together for the export is what the ranks hold, and neither the weights nor nothing."""
+    whole = whole_state(engine.state)
+    for name, parameter in engine.lm.named_parameters():
+        with engine.gathered([parameter]):
+            average = engine.state.average_of(parameter)
+        if dist.get_rank() == 0:
+            assert torch.equal(average.flatten(), whole["average", name]), name
+            assert not torch.equal(whole["average", name], whole["master", name]), name
+
+
 def begin(start, folder, case):
     """Train, save, train on: what the run that goes on is compared with."""
     engine = ranks.engine(start, *case)
+    engine.state.start_average(0.9)
     ranks.steps(engine, 0, BEFORE)
     progress = Progress(step=BEFORE, tokens=7)
     saver = checkpoint.Saver(folder, engine.state, IDENTITY, keep_last=2)
@@ -48,6 +60,7 @@ def begin(start, folder, case):
     losses = ranks.steps(engine, BEFORE, AFTER)  # while the files are written
     saver.wait()
     weights = engine.gather()
+    assert_averages(engine)
     if dist.get_rank() == 0:
         torch.save({"state": expected, "losses": losses, "weights": weights}, Path(folder) / "expected.pt")
     return engine
@@ -56,6 +69,7 @@ def begin(start, folder, case):
 def go_on(start, folder, case, exact):
     expected = torch.load(Path(folder) / "expected.pt")
     engine = ranks.engine(start, *case)
+    engine.state.start_average(0.9)
     progress = checkpoint.restore(folder, engine.state, IDENTITY)
     assert (progress.step, progress.tokens) == (BEFORE, 7)
     found = whole_state(engine.state)
