@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from cslm.train import checkpoint
+from cslm.lm import text_tokenizer, vocabulary
+from cslm.train import checkpoint, export
 from cslm.train.loop import Progress
 from tests.data import ranks
 
@@ -35,9 +37,21 @@ def whole_state(state):
     return whole
 
 
+def assert_averages(engine):
+    """What is put together for the export is what the ranks hold, and neither the weights nor nothing."""
+    whole = whole_state(engine.state)
+    for name, parameter in engine.lm.named_parameters():
+        with engine.gathered([parameter]):
+            average = engine.state.average_of(parameter)
+        if dist.get_rank() == 0:
+            assert torch.equal(average.flatten(), whole["average", name]), name
+            assert not torch.equal(whole["average", name], whole["master", name]), name
+
+
 def begin(start, folder, case):
     """Train, save, train on: what the run that goes on is compared with."""
     engine = ranks.engine(start, *case)
+    engine.state.start_average(0.9)
     ranks.steps(engine, 0, BEFORE)
     progress = Progress(step=BEFORE, tokens=7)
     saver = checkpoint.Saver(folder, engine.state, IDENTITY, keep_last=2)
@@ -46,13 +60,16 @@ def begin(start, folder, case):
     losses = ranks.steps(engine, BEFORE, AFTER)  # while the files are written
     saver.wait()
     weights = engine.gather()
+    assert_averages(engine)
     if dist.get_rank() == 0:
         torch.save({"state": expected, "losses": losses, "weights": weights}, Path(folder) / "expected.pt")
+    return engine
 
 
 def go_on(start, folder, case, exact):
     expected = torch.load(Path(folder) / "expected.pt")
     engine = ranks.engine(start, *case)
+    engine.state.start_average(0.9)
     progress = checkpoint.restore(folder, engine.state, IDENTITY)
     assert (progress.step, progress.tokens) == (BEFORE, 7)
     found = whole_state(engine.state)
@@ -100,7 +117,9 @@ def start(tmp_path_factory):
 def begin_all(start, root, cases):
     for case in cases:
         (Path(root) / case).mkdir(exist_ok=True)
-        begin(start, f"{root}/{case}", CASES[case])
+        engine = begin(start, f"{root}/{case}", CASES[case])
+        tokenizer, layout = text_tokenizer.load(start), vocabulary.load(start)
+        export.write(f"{root}/{case}/model", engine, tokenizer, layout, shard_bytes=100_000)
 
 
 def go_on_all(start, root, size, pairs):
@@ -131,3 +150,9 @@ def test_a_saved_state_goes_on_anywhere(start, tmp_path, saved_on, goes_on_on, p
         marker = json.loads((folder / "rank-00000.json").read_text())
         with safe_open(folder / "rank-00000.safetensors", "pt") as file:
             assert set(file.keys()) == {f"{key}/{name}" for name, key, *_ in marker["fragments"]}
+        # What all ranks exported together is the model, as transformers reads it.
+        assert len(list((output / "model").glob("model-*.safetensors"))) > 1
+        exported = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto").state_dict()
+        weights = torch.load(output / "expected.pt")["weights"]
+        assert exported.keys() == weights.keys()
+        assert all(torch.equal(exported[name], weight) for name, weight in weights.items())

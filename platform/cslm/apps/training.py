@@ -214,7 +214,7 @@ def _identity(config: TrainingConfig) -> str:
     # These change how and where the same numbers are computed, and what is kept of them.
     harmless = {
         *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
-        *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute"),
+        *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute", "ema_decay"),
     }
     sharding = {"zero_stage"}
     return fingerprint(

@@ -81,7 +81,8 @@ class Saver:
     """Saves the state of all ranks when it is called; every rank must call it at the same step.
 
     `score` of a progress is what `keep_best` goes by, less is better; None where there is none. `publish` is told what
-    to do in the background; by default a thread does it.
+    to do in the background; by default a thread does it. `before_it_counts` is called there when this rank's values
+    are written and its JSON is not yet.
     """
 
     def __init__(
@@ -94,11 +95,12 @@ class Saver:
         keep_best: int = 0,
         score: Callable[[Progress], float | None] = lambda progress: None,
         publish: Publish | None = None,
+        before_it_counts: Callable[[], None] = lambda: None,
         device: torch.device | None = None,
     ) -> None:
         self._output, self._state, self._identity = output, state, dict(identity)
         self._keep_last, self._keep_best, self._score = keep_last, keep_best, score
-        self._publish = publish or _in_a_thread()
+        self._publish, self._before_it_counts = publish or _in_a_thread(), before_it_counts
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         # Files of an attempt that was cut off never complete those of another.
         attempt = torch.randint(2**62, (1,), generator=_fresh_generator()).to(device or "cpu")
@@ -193,6 +195,7 @@ class Saver:
             for fragment, entry, place in zip(marker["fragments"], entries, places, strict=True)
         ]
         whole = {**marker, "file": file, "bytes": size, "fragments": fragments}
+        self._before_it_counts()
         storage.write_text(storage.join(folder, f"{name}.json"), json.dumps(whole) + "\n")
         if self._rank == 0:
             self._remove_old(marker["step"])

@@ -83,6 +83,7 @@ class ZeroEngine:
         for parameters, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             parameters["lr"] = peak * scale
         self._engine.step()
+        self.state.advance_average()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     @property

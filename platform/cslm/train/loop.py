@@ -35,6 +35,12 @@ class TrainSection(Section):
     weight_decay: float = setting(0.0, "AdamW weight decay", ge=0)
     adam_beta2: float = setting(0.95, "AdamW second-moment decay", gt=0, lt=1)
     max_grad_norm: float = setting(1.0, "gradient norm above which the gradient is scaled down", gt=0)
+    ema_decay: float | None = setting(
+        None,
+        "export a running average of the weights instead of the last ones: what of it stays after a step",
+        gt=0,
+        lt=1,
+    )
     seed: int = setting(0, "seed of data order and initial weights", ge=0)
     num_workers: int | str = setting(
         2, "training workers (one GPU or one CPU core each): a number, or a range such as 1..4 that follows the cluster"

@@ -33,7 +33,7 @@ class Reporter:
         self._rate, self._fraction = rate, fraction
         self._first_fraction: float | None = None
         self._started_s = time.perf_counter()
-        self._rows: queue.Queue[Row | None] = queue.Queue()
+        self._rows: queue.Queue[Row | threading.Event | None] = queue.Queue()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         if dist.get_rank() == 0:
@@ -60,6 +60,19 @@ class Reporter:
             flush=True,
         )
 
+    def flush(self) -> None:
+        """Wait until what was told so far is in the tracking store; raises what the store raised.
+
+        A checkpoint that counts before its figures are recorded would leave a gap in them when the run is killed.
+        """
+        if self._thread is None:
+            return
+        written = threading.Event()
+        self._rows.put(written)
+        while not written.wait(timeout=1):
+            if self._error is not None:
+                raise self._error
+
     def close(self) -> None:
         """Wait until every figure is written; raises what the tracking store raised."""
         if self._thread is not None:
@@ -75,13 +88,15 @@ class Reporter:
             known = run.last_step("loss/total")
             ended = False
             while not ended:
-                rows, ended = self._collect()
+                rows, waiting, ended = self._collect()
                 run.log_metric_rows([row for row in rows if row[0] > known])
+                if waiting is not None:
+                    waiting.set()
         except BaseException as error:
             self._error = error
 
-    def _collect(self) -> tuple[list[Row], bool]:
-        """The rows of the next few seconds, and whether `close` was called."""
+    def _collect(self) -> tuple[list[Row], threading.Event | None, bool]:
+        """The rows of the next few seconds or until somebody waits for them, who that is, and whether it is the end."""
         rows: list[Row] = []
         deadline_s = time.monotonic() + _FLUSH_EVERY_S
         while (wait_s := deadline_s - time.monotonic()) > 0:
@@ -90,9 +105,11 @@ class Reporter:
             except queue.Empty:
                 break
             if row is None:
-                return rows, True
+                return rows, None, True
+            if isinstance(row, threading.Event):
+                return rows, row, False
             rows.append(row)
-        return rows, False
+        return rows, None, False
 
 
 def _is_error(metric: str) -> bool:

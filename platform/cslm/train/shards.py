@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 from cslm.errors import CheckpointError
 
@@ -134,7 +135,8 @@ class TrainingState:
     def __init__(self, engine: Any) -> None:
         self._engine, self._optimizer = engine, engine.optimizer
         names = {id(parameter): name.removeprefix("lm.") for name, parameter in engine.module.named_parameters()}
-        self.parts = _parts(self._optimizer, names)
+        self._names, self.parts = names, _parts(self._optimizer, names)
+        self._decay: float | None = None
 
     def scalars(self) -> dict[str, dict[str, float]]:
         """For each parameter that this rank holds of, its states that are one number."""
@@ -146,6 +148,40 @@ class TrainingState:
         found = {key: getattr(self._engine, key, None) for key in _COUNTERS}
         found |= {key: getattr(scaler, key, None) for key in _SCALER_STATE if scaler is not None}
         return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+    @torch.no_grad()
+    def start_average(self, decay: float) -> None:
+        """Keep a running average of the master weights from now on, in what is saved and restored: 4 bytes a value."""
+        self._decay = decay
+        for part in self.parts:
+            with part.resident(write=False):
+                part.extra[AVERAGE] = part.master.detach().clone()
+
+    @torch.no_grad()
+    def advance_average(self) -> None:
+        """Take the masters after a step into the average, if one is kept."""
+        if self._decay is None:
+            return
+        # In the first steps the average follows closely: the weights that training begins with say little.
+        step = int(self._engine.global_steps)
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for part in self.parts:
+            with part.resident(write=False):
+                part.extra[AVERAGE].lerp_(part.master.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def average_of(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """The average of a whole parameter, on the first rank; all ranks must call. One not trained is as it is."""
+        if not parameter.requires_grad:
+            return parameter.detach()
+        whole = torch.zeros(parameter.numel(), device=parameter.device)
+        for part in self.parts:
+            for place in part.places:
+                if place.name == self._names[id(parameter)] and (not part.replicated or dist.get_rank() == 0):
+                    held = part.extra[AVERAGE].view(-1)[place.offset : place.offset + place.length]
+                    whole[place.start : place.start + place.length] = held.to(whole.device)
+        dist.reduce(whole, 0)
+        return whole.view(parameter.shape)
 
     @torch.no_grad()
     def restore(self, reader: Reader, counters: dict[str, float]) -> None:

@@ -113,7 +113,10 @@ def _rank_main(settings: dict[str, Any]) -> None:
         embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
         computing=section.compute,
     )
+    if section.ema_decay is not None:
+        engine.state.start_average(section.ema_decay)
     progress = checkpoint.restore(output, engine.state, settings["identity"], device=device)
+    reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
     saver = checkpoint.Saver(
         output,
         engine.state,
@@ -122,9 +125,9 @@ def _rank_main(settings: dict[str, Any]) -> None:
         keep_best=section.keep_best,
         score=held_out_loss,
         publish=_report,
+        before_it_counts=reporter.flush,
         device=device,
     )
-    reporter = Reporter(settings["tracking"], settings["num_steps"], progress.step)
     progress = train(
         engine,
         feed,
@@ -137,7 +140,8 @@ def _rank_main(settings: dict[str, Any]) -> None:
     )
     saver.wait()
     card = export.card(_facts(settings, layout, feed.groups, progress))
-    export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card)
+    value_of = None if section.ema_decay is None else engine.state.average_of
+    export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card, value_of=value_of)
     if dist.get_rank() == 0:
         storage.write_json(storage.join(output, RESULT), metrics_of(progress))
     reporter.close()
