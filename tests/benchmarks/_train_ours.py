@@ -1,11 +1,14 @@
 """Our side: engine, feed and loop over packed rows, with clocks on parts of a step, and the bare model beside it."""
 
+import logging
 import time
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import logging as transformers_logging
 
 from cslm.data.feed import Batch, PackedFeed
 from cslm.lm import model as lm_model
@@ -16,6 +19,15 @@ from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_confi
 from tests.benchmarks._train_data import VOCABULARY_HASH, Mix
 
 CPU = torch.device("cpu")
+
+
+def quiet() -> None:
+    """Leave out what libraries tell; load them, too, which takes most of the start."""
+    import deepspeed.utils
+
+    warnings.filterwarnings("ignore")
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
 
 
 class Clocked(ZeroEngine):

@@ -34,20 +34,19 @@ class Collator:
 
 
 class Clock(TrainerCallback):
-    """Notes the time behind every optimizer step, and runs what is given between steps off the clock."""
+    """Notes the time behind every optimizer step."""
 
-    def __init__(self, between: Callable[[int], None] | None = None) -> None:
+    def __init__(self, began: Callable[[], None]) -> None:
         self.seconds: list[float] = []
-        self._between = between
-        self._off_s = 0.0
+        self._began = began
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by Trainer when engine and data are ready."""
+        self._began()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by Trainer."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._off_s)
-        if self._between is not None:
-            self._between(state.global_step)
-            self._off_s += time.perf_counter() - now
+        self.seconds.append(time.perf_counter())
 
 
 def deepspeed_json(stage: int, learning_rate: float) -> dict[str, Any]:
@@ -77,10 +76,10 @@ def train(
     learning_rate: float = 6e-5,
     schedule: str = "cosine",
     seed: int = 0,
-    between: Callable[[int], None] | None = None,
+    began: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], list[int]]:
     """Train on this rank; returns the time behind each optimizer step and the useful tokens of each, over all ranks."""
-    collator, clock = Collator(), Clock(between)
+    collator, clock = Collator(), Clock(began)
     accumulation = batch // micro_batch // dist.get_world_size()
     # Left to itself on a CPU, Trainer takes DDP where DeepSpeed was asked for, and says nothing.
     AcceleratorState._reset_state(reset_partial_state=True)
