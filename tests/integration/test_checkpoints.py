@@ -9,7 +9,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from cslm.train import checkpoint
-from cslm.train.loop import Progress
+from cslm.train.progress import Progress
 from tests.data import ranks
 
 IDENTITY = {"vocabulary": "abc", "packed": "p", "training": "t"}
