@@ -13,8 +13,10 @@ from transformers.utils import logging as transformers_logging
 from cslm.data.feed import Batch, PackedFeed
 from cslm.lm import model as lm_model
 from cslm.train.engine import ZeroEngine
-from cslm.train.loop import Progress, TrainSection, train
+from cslm.train.guard import Step
+from cslm.train.loop import TrainSection, train
 from cslm.train.objective import PackedObjective
+from cslm.train.progress import Progress
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 from tests.benchmarks._train_data import VOCABULARY_HASH, Mix
 
@@ -50,12 +52,12 @@ class Clocked(ZeroEngine):
 
         inner.step = timed
 
-    def step(self, scale: float) -> float:
+    def step(self, *arguments: Any, **named: Any) -> Step:
         """As the engine's, timed."""
         started_s = time.perf_counter()
-        norm = super().step(scale)
+        step = super().step(*arguments, **named)
         self.step_s += time.perf_counter() - started_s
-        return norm
+        return step
 
 
 def feed_of(packed: str, mix: Mix, seed: int = 0, vocabulary: str = VOCABULARY_HASH) -> PackedFeed:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from cslm.lm import text_tokenizer, vocabulary
 from cslm.train import checkpoint, export
-from cslm.train.loop import Progress
+from cslm.train.progress import Progress
 from tests.data import ranks
 
 IDENTITY = {"vocabulary": "abc", "packed": "p", "training": "t"}

@@ -75,7 +75,7 @@ def trained(start, folder, stage, micro_batch_rows):
         dist.all_reduce(targets)
         sums = sum(engine.accumulate(batch, int(targets)) for batch in batches)
         dist.all_reduce(sums)
-        norm = engine.step(1.0)
+        norm = engine.step(1.0).norm
         losses.append([*(sums[0] / sums[1]).tolist(), (sums[0].sum() / targets).item(), norm])
     feed.close()
     return losses

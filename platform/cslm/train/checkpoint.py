@@ -19,7 +19,7 @@ import torch.distributed as dist
 from cslm import storage
 from cslm.errors import CheckpointError
 from cslm.train import random_state, tensor_file
-from cslm.train.loop import Progress
+from cslm.train.progress import Progress
 from cslm.train.resharding import Reshard
 from cslm.train.shards import TrainingState
 

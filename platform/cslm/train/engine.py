@@ -1,8 +1,9 @@
-"""DeepSpeed behind four names: accumulate, step, gathered, and state, which is saved and restored.
+"""DeepSpeed behind five names: accumulate, step, evaluate, gathered, and state, which is saved and restored.
 
 The only module that imports deepspeed.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from cslm import storage
 from cslm.data.feed import Batch
 from cslm.lm import model as lm_model
 from cslm.train import compute, muon
+from cslm.train.gate import Gate
+from cslm.train.guard import Step
 from cslm.train.objective import PackedObjective
 from cslm.train.shards import TrainingState
 
@@ -64,6 +67,7 @@ class ZeroEngine:
 
             muon.exchange_at_once(self._optimizer, muon_update)
         self._state: TrainingState | None = None
+        self._gate = Gate(self._engine)
         self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
 
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
@@ -78,13 +82,27 @@ class ZeroEngine:
             self._engine.step()
         return torch.as_tensor(per_group)
 
-    def step(self, scale: float) -> float:
-        """Apply the accumulated gradient at `scale` times the peak learning rates; returns its norm before clipping."""
+    def step(self, scale: float, *, keep: bool = True, norm_limit: float = math.inf) -> Step:
+        """Apply the accumulated gradient at `scale` times the peak learning rates, and say what became of it.
+
+        Without `keep`, and where its norm is not finite or above `norm_limit`, the gradient is thrown away and nothing
+        of the training state changes. All ranks must give the same.
+        """
         for parameters, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             parameters["lr"] = peak * scale
+        self._gate.set(keep=keep, norm_limit=norm_limit)
         self._engine.step()
-        self.state.advance_average()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        if self._gate.result.applied:
+            self.state.advance_average()
+        return self._gate.result
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, num_groups: int) -> torch.Tensor:
+        """Forward of one batch: sums and counts of `num_groups` groups, [2, num_groups]; all ranks must call."""
+        self._engine.eval()
+        _, per_group = self._engine(batch.to(self.device, varlen=self._varlen), num_groups)
+        self._engine.train()
+        return torch.as_tensor(per_group)
 
     @property
     def state(self) -> TrainingState:

@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,12 @@ from pydantic import field_validator
 
 from cslm.config import Section, group, setting
 from cslm.data.feed import Batch, PackedFeed
+from cslm.train import bad_rows
 from cslm.train.compute import ComputeSection
+from cslm.train.figures import Meter
+from cslm.train.guard import Guard, GuardSection, Step, TrainingStopped
+from cslm.train.progress import Progress
+from cslm.train.schedule import Kind, Schedule
 
 
 class TrainSection(Section):
@@ -30,8 +34,14 @@ class TrainSection(Section):
         None, "peak learning rate of the input embeddings; learning_rate when not given", gt=0
     )
     muon_learning_rate: float = setting(0.02, "peak learning rate of Muon", gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls after warm-up")
+    schedule: Kind = setting(
+        "cosine", "how the learning rate goes after warm-up; wsd: it stays, and falls at the end (train.decay_fraction)"
+    )
     warmup_fraction: float = setting(0.03, "share of the steps in which the learning rate rises", ge=0, lt=1)
+    decay_fraction: float = setting(0.2, "with wsd, share of the steps in which the learning rate falls", gt=0, le=1)
+    final_learning_rate_fraction: float = setting(
+        0.0, "share of the peak learning rate that is left at the last step", ge=0, le=1
+    )
     weight_decay: float = setting(0.0, "AdamW weight decay", ge=0)
     adam_beta2: float = setting(0.95, "AdamW second-moment decay", gt=0, lt=1)
     max_grad_norm: float = setting(1.0, "gradient norm above which the gradient is scaled down", gt=0)
@@ -56,6 +66,7 @@ class TrainSection(Section):
     keep_checkpoints: int = setting(2, "newest complete checkpoints that are kept beside one being written", ge=1)
     keep_best: int = setting(0, "checkpoints with the least held-out loss that are kept beside the newest", ge=0)
     compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
+    guard: GuardSection = group(GuardSection, "what is done about losses and gradients that would harm the model")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
 
     @field_validator("num_workers")
@@ -83,32 +94,19 @@ class Engine(Protocol):
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
         """Gradient of one micro batch; returns sums and counts for each group."""
 
-    def step(self, scale: float) -> float:
-        """Apply the gradient at `scale` times the peak learning rates; returns its norm."""
+    def step(self, scale: float, *, keep: bool = True, norm_limit: float = math.inf) -> Step:
+        """Apply the gradient at `scale` times the peak learning rates, or let it fall: see `ZeroEngine.step`."""
 
 
-@dataclass
-class Progress:
-    """Where training stands; saved with every checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    train_s: float = 0.0
-    first: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
-
-
-def rate_scale(section: TrainSection, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero."""
-    warmup = max(1, round(section.warmup_fraction * num_steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, num_steps - warmup)
-    if section.schedule == "constant":
-        return 1.0
-    if section.schedule == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done))
+def schedule_of(section: TrainSection, num_steps: int) -> Schedule:
+    """How the learning rate goes over `num_steps`."""
+    return Schedule(
+        section.schedule,
+        num_steps,
+        section.warmup_fraction,
+        section.decay_fraction,
+        section.final_learning_rate_fraction,
+    )
 
 
 def train(
@@ -121,68 +119,108 @@ def train(
     report: Callable[[int, dict[str, float]], None],
     checkpoint: Callable[[Progress], None],
     leaving: Callable[[], bool] = lambda: False,
+    roll_back: Callable[[int], Progress] | None = None,
+    note: Callable[[int, str, list[int]], None] = lambda step, reason, rows: None,
+    meter: Meter | None = None,
 ) -> Progress:
     """Train from `progress.step` to `num_steps`.
 
     `report(step, metrics)` is called on every rank after each logging interval with figures over all ranks,
     `checkpoint(progress)` on every rank at its interval and never behind the last step. Where `leaving()` says on any
-    rank that it may soon be gone, all of them save behind the same step.
+    rank that it may soon be gone, all of them save behind the same step. `note(step, reason, rows)` is told of bad
+    steps; `roll_back(step)` brings the engine to a checkpoint before `step` and returns its progress. Raises
+    TrainingStopped where `section.guard` has it.
     """
-    window = torch.zeros(2, len(feed.groups), dtype=torch.float64, device=engine.device)
-    window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
+    schedule, meter = schedule_of(section, num_steps), meter or Meter(engine.device)
+    guard = Guard(section.guard, progress.guard)
+    owes_checkpoint = False
     while progress.step < num_steps:
         asked_s = time.perf_counter()
-        batches = feed.batches(progress.step)
-        counts = torch.tensor([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches), leaving()])
-        counts = counts.to(engine.device)
-        window_wait_s += time.perf_counter() - asked_s
-        dist.all_reduce(counts)
-        num_targets, num_tokens = max(int(counts[0]), 1), int(counts[1])
-        for batch in batches:
-            window += engine.accumulate(batch, num_targets)
-        scale = rate_scale(section, progress.step, num_steps)
-        norm = engine.step(scale)
+        batches = feed.batches(progress.data_step)
+        counts = meter.count(batches, time.perf_counter() - asked_s, leaving())
+
+        batch_sums = [engine.accumulate(batch, max(counts.targets, 1)) for batch in batches]
+        sums = torch.stack(batch_sums).sum(0)
+        dist.all_reduce(sums)
+        totals: list[list[float]] = sums.tolist()
+        loss = math.fsum(totals[0]) / max(math.fsum(totals[1]), 1)
+
+        scale = schedule.scale(progress.step)
+        step = engine.step(scale, keep=guard.may_learn(loss), norm_limit=guard.norm_limit)
+        fault = guard.judge(loss, step)
+        if fault is not None:
+            rows = bad_rows.find(feed, progress.data_step, batches, batch_sums)
+            note(progress.step + 1, fault.reason, rows)
+            if fault.skipped and section.guard.action == "stop":
+                raise TrainingStopped(_stopped(progress.step + 1, fault.reason, rows))
+        if guard.lost:
+            progress = go_back(progress, section.guard, roll_back, fault.reason if fault else "")
+            guard = Guard(section.guard, progress.guard)
+            continue
         progress.step += 1
-        progress.tokens += num_tokens
-        window_tokens += num_tokens
-        window_steps += 1
+        progress.tokens += counts.tokens
+        if math.isfinite(loss):
+            progress.add(totals)
+
         last = progress.step == num_steps
         if last or progress.step == 1 or progress.step % section.log_every_steps == 0:
-            dist.all_reduce(window)
-            elapsed_s = time.perf_counter() - window_start_s
-            losses = group_losses(window, feed.groups)
-            progress.first = {**losses, **progress.first}
-            progress.last.update(losses)
-            progress.train_s += elapsed_s
-            metrics = {f"loss/{name}": value for name, value in losses.items()}
-            metrics["optimizer/learning_rate"] = section.learning_rate * scale
-            metrics["optimizer/grad_norm"] = norm
-            metrics["throughput/tokens_per_s"] = window_tokens / elapsed_s
-            metrics["time/data_wait_fraction"] = window_wait_s / elapsed_s
-            metrics["time/step_s"] = elapsed_s / window_steps
-            metrics["progress/epoch"] = progress.step * section.rows_per_step / feed.num_rows
-            report(progress.step, metrics)
-            window.zero_()
-            window_tokens, window_wait_s, window_start_s, window_steps = 0, 0.0, time.perf_counter(), 0
-        if not last and (int(counts[2]) or progress.step % section.checkpoint_every_steps == 0):
+            metrics = {f"loss/{name}": value for name, value in progress.take_losses(feed.groups).items()}
+            metrics |= rates(section, scale)
+            metrics["optimizer/grad_norm"] = step.norm
+            metrics |= meter.take(progress)
+            metrics["progress/epoch"] = progress.data_step * section.rows_per_step / feed.num_rows
+            metrics |= {"guard/skipped_steps": progress.guard.skipped, "guard/loss_spikes": progress.guard.spikes}
+            metrics["guard/roll_backs"] = len(progress.guard.roll_backs)
+            report(progress.step, {name: value for name, value in metrics.items() if math.isfinite(value)})
+        owes_checkpoint = owes_checkpoint or progress.step % section.checkpoint_every_steps == 0
+        # What may have to be taken back is not kept, unless it is the last that can be.
+        good = progress.guard.bad_in_a_row == 0
+        if not last and (counts.leaving or (owes_checkpoint and good)):
             checkpoint(progress)
+            owes_checkpoint = False
     return progress
 
 
-def group_losses(sums: torch.Tensor, groups: list[str]) -> dict[str, float]:
-    """[2, num_groups] sums and counts -> mean loss a target for `total` and for each group that was seen."""
-    totals, counts = sums.cpu().tolist()
-    losses = {"total": sum(totals) / max(sum(counts), 1)}
-    return losses | {name: total / count for name, total, count in zip(groups, totals, counts, strict=True) if count}
+def rates(section: TrainSection, scale: float) -> dict[str, float]:
+    """The learning rates at a share of their peaks."""
+    told = {"optimizer/learning_rate": section.learning_rate * scale}
+    told["optimizer/embedding_learning_rate"] = (section.embedding_learning_rate or section.learning_rate) * scale
+    if section.optimizer == "muon":
+        told["optimizer/muon_learning_rate"] = section.muon_learning_rate * scale
+    return told
 
 
-def metrics_of(progress: Progress) -> dict[str, Any]:
-    """What a finished training tells in its summary."""
-    return {
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "train_s": round(progress.train_s, 1),
-        "throughput": {"tokens_per_s": round(progress.tokens / max(progress.train_s, 1e-9), 1)},
-        "loss_first": {name: round(value, 4) for name, value in sorted(progress.first.items())},
-        "loss_last": {name: round(value, 4) for name, value in sorted(progress.last.items())},
-    }
+def go_back(
+    progress: Progress, section: GuardSection, roll_back: Callable[[int], Progress] | None, reason: str
+) -> Progress:
+    """Bring training back to the last checkpoint before the bad steps; their rows will not come again.
+
+    It follows from the steps alone: killed and started again it goes the same way. Raises TrainingStopped where there
+    is no such checkpoint, or training went back too often.
+    """
+    state = progress.guard
+    first_bad = progress.step + 1 - state.bad_in_a_row
+    told = f"step {progress.step + 1}: {state.bad_in_a_row} bad steps in a row; the last: {reason}"
+    if len(state.roll_backs) >= section.max_roll_backs:
+        raise TrainingStopped(
+            f"{told}. Training went back {len(state.roll_backs)} times (train.guard.max_roll_backs); see the rows in "
+            f"{bad_rows.FILE}, or lower the learning rate"
+        )
+    restored = roll_back(first_bad + 1) if roll_back is not None else Progress()
+    if restored.step == 0:
+        raise TrainingStopped(
+            f"{told}. There must be a checkpoint from before step {first_bad + 1} to go back to, found none; see the "
+            f"rows in {bad_rows.FILE}, or save more often (train.checkpoint_every_steps)"
+        )
+    restored.guard.skipped, restored.guard.spikes = state.skipped, state.spikes
+    restored.guard.roll_backs = [*state.roll_backs, [restored.step, progress.step + 1]]
+    restored.guard.passed_over = progress.data_step + 1 - restored.step
+    return restored
+
+
+def _stopped(step: int, reason: str, rows: list[int]) -> str:
+    told = ", ".join(map(str, rows[:8])) + (" ..." if len(rows) > 8 else "")
+    return (
+        f"step {step}: {reason}; made of rows {told} of the packed table, which {bad_rows.FILE} names. Take them out, "
+        "or pass over such steps with train.guard.action skip"
+    )

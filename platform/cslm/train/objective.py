@@ -27,8 +27,11 @@ class PackedObjective(nn.Module):
         assert isinstance(head, nn.Linear), "a causal LM must have a linear head"
         linear_cross_entropy.attach(head, getattr(lm.config, "final_logit_softcapping", None))
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch of [B, T] -> (sum of the losses, scalar; sums and counts for each group, [2, num_groups])."""
+    def forward(self, batch: Batch, num_groups: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch of [B, T] -> (sum of the losses, scalar; sums and counts for each group, [2, num_groups]).
+
+        `num_groups` where the batch is of another table than the one that is trained on.
+        """
         batch = batch.located()
         assert batch.targets is not None
         hidden_BTD = self.lm.base_model(
@@ -37,6 +40,6 @@ class PackedObjective(nn.Module):
         hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.targets.places)
         total, losses_N = self.lm.get_output_embeddings()(hidden_ND, labels=batch.targets.ids)
         # A product instead of scattered sums: it comes out the same on every run on a GPU too.
-        members_GN = batch.targets.groups == torch.arange(self._num_groups, device=total.device)[:, None]
+        members_GN = batch.targets.groups == torch.arange(num_groups or self._num_groups, device=total.device)[:, None]
         weights_N2 = torch.stack([losses_N, torch.ones_like(losses_N)], 1).double()
         return total, (members_GN.double() @ weights_N2).T.contiguous()

@@ -53,6 +53,11 @@ class Reporter:
             self._first_fraction = done if self._fraction else self._first_step / self._num_steps
         left_s = elapsed_s / max(done - self._first_fraction, 1 / self._num_steps) * (1 - done)
         metric, unit = self._rate
+        if self._rate[0] not in metrics:
+            held_out = metrics.get("eval/loss/total")
+            if held_out is not None:
+                print(f"step {step}/{self._num_steps}  held-out loss {held_out:.3f}", flush=True)
+            return
         errors = " ".join(f"{name.split('/')[2]} {value:.1%}" for name, value in metrics.items() if _is_error(name))
         print(
             f"step {step}/{self._num_steps}  loss {metrics['loss/total']:.3f}  {metrics[metric]:,.0f} {unit}  "

@@ -19,8 +19,13 @@ from cslm.errors import CslmError
 from cslm.lm import text_tokenizer, vocabulary
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import checkpoint, export
+from cslm.train.bad_rows import BadRows
 from cslm.train.engine import ZeroEngine
-from cslm.train.loop import Progress, TrainSection, metrics_of, train, workers
+from cslm.train.figures import Meter
+from cslm.train.flops import ModelFlops, peak_flops
+from cslm.train.guard import TrainingStopped
+from cslm.train.loop import TrainSection, train, workers
+from cslm.train.progress import Progress, metrics_of
 from cslm.train.reporter import Reporter
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
@@ -61,11 +66,15 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
         ),
     )
-    trainer.fit()
     result = storage.join(output, RESULT)
+    storage.remove(result)
+    trainer.fit()
     if not storage.exists(result):
         raise CslmError(f"training must end with {result}, found none; see the workers' logs")
-    return dict(storage.read_json(result))
+    told = dict(storage.read_json(result))
+    if "stopped" in told:
+        raise TrainingStopped(told["stopped"])
+    return told
 
 
 def _rank_main(settings: dict[str, Any]) -> None:
@@ -128,16 +137,36 @@ def _rank_main(settings: dict[str, Any]) -> None:
         before_it_counts=reporter.flush,
         device=device,
     )
-    progress = train(
-        engine,
-        feed,
-        section,
-        settings["num_steps"],
-        progress,
-        report=reporter,
-        checkpoint=saver,
-        leaving=PreemptionNotice(),
-    )
+
+    def roll_back(before: int) -> Progress:
+        saver.wait()
+        dist.barrier()
+        return checkpoint.restore(output, engine.state, settings["identity"], before=before, device=device)
+
+    peak, _ = peak_flops(device, engine.lm.dtype)
+    try:
+        progress = train(
+            engine,
+            feed,
+            section,
+            settings["num_steps"],
+            progress,
+            report=reporter,
+            checkpoint=saver,
+            leaving=PreemptionNotice(),
+            roll_back=roll_back,
+            note=BadRows(output, feed),
+            meter=Meter(device, flops=ModelFlops.of(engine.lm).of_batch, peak_flops=peak),
+        )
+    except TrainingStopped as stopped:
+        # Not raised: Ray Train would start the workers again, and they would end the same.
+        if dist.get_rank() == 0:
+            storage.write_json(storage.join(output, RESULT), {"stopped": str(stopped)})
+        saver.wait()
+        reporter.close()
+        feed.close()
+        dist.barrier()
+        return
     saver.wait()
     card = export.card(_facts(settings, layout, feed.groups, progress))
     value_of = None if section.ema_decay is None else engine.state.average_of
@@ -150,9 +179,10 @@ def _rank_main(settings: dict[str, Any]) -> None:
 
 
 def held_out_loss(progress: Progress) -> float | None:
-    """The loss of the last evaluation on the held-out split; None before the first."""
-    evaluations = getattr(progress, "evaluations", None)
-    return float(evaluations[-1]["loss"]) if evaluations else None
+    """The loss on the held-out split where it was evaluated at this very step."""
+    if not progress.evaluations or progress.evaluations[-1][0] != progress.step:
+        return None
+    return float(progress.evaluations[-1][1])
 
 
 def _report(step: int, folder: str, write: Callable[[], None]) -> None:

@@ -1,11 +1,14 @@
+import json
 import math
-from itertools import pairwise
+from dataclasses import asdict
 
-import pytest
+import numpy as np
 import torch
 
 from cslm.data.feed import Batch
-from cslm.train.loop import Progress, TrainSection, group_losses, metrics_of, rate_scale, train
+from cslm.train.guard import Step
+from cslm.train.loop import TrainSection, schedule_of, train
+from cslm.train.progress import Progress, group_losses, metrics_of
 
 
 class CountingEngine:
@@ -21,9 +24,9 @@ class CountingEngine:
         counts = float(batch.num_targets)
         return torch.tensor([[counts, 0.0], [counts, 0.0]], dtype=torch.float64)
 
-    def step(self, rate):
+    def step(self, rate, *, keep=True, norm_limit=math.inf):
         self.rates.append(rate)
-        return 0.5
+        return Step(0.5, keep)
 
 
 class TwoBatchFeed:
@@ -71,22 +74,44 @@ def test_a_resumed_run_takes_the_steps_that_are_left(process_group):
         checkpoint=lambda progress: saved.append(progress.step),
     )
     assert len(engine.rates) == 3
-    assert engine.rates == [rate_scale(section, step, 6) for step in (3, 4, 5)]
+    assert engine.rates == [schedule_of(section, 6).scale(step) for step in (3, 4, 5)]
     assert saved == [4]  # none behind the last step: the model itself is written then
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_learning_rate_rises_then_follows_its_schedule(schedule):
-    section = TrainSection(warmup_fraction=0.1, schedule=schedule)
-    rates = [rate_scale(section, step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert max(rates) == 1.0
-    falling = all(first >= second for first, second in pairwise(rates[9:]))
-    assert falling
-    assert rates[-1] == (1.0 if schedule == "constant" else pytest.approx(0, abs=0.02))
 
 
 def test_losses_of_groups_that_were_not_seen_are_left_out():
     losses = group_losses(torch.tensor([[6.0, 0.0, 2.0], [3.0, 0.0, 1.0]]), ["a", "b", "c"])
     assert losses == {"total": 2.0, "a": 2.0, "c": 2.0}
     assert not any(math.isnan(value) for value in losses.values())
+
+
+def test_figures_after_an_interruption_are_those_of_the_undisturbed_run(process_group):
+    """The window since the last figures is in the checkpoint: losses are the same to the last bit."""
+
+    class Feed(TwoBatchFeed):
+        def rows_of_step(self, step):
+            return np.arange(2)
+
+    class Engine(CountingEngine):
+        def accumulate(self, batch, num_targets):
+            targets = batch.num_targets
+            return torch.tensor([[math.sqrt(targets) * 0.1, math.pi / targets], [targets, 1.0]], dtype=torch.float64)
+
+    def run(progress, saved, reports):
+        section = TrainSection(log_every_steps=7, checkpoint_every_steps=5)
+        train(
+            Engine(),
+            Feed(),
+            section,
+            30,
+            progress,
+            report=lambda step, metrics: reports.append((step, {k: v for k, v in metrics.items() if "loss" in k})),
+            checkpoint=lambda one: saved.append(json.dumps(asdict(one))),
+        )
+
+    saved, whole = [], []
+    run(Progress(), saved, whole)
+    assert [step for step, _ in whole] == [1, 7, 14, 21, 28, 30]
+    for text in saved:
+        progress, after = Progress(**json.loads(text)), []
+        run(progress, [], after)
+        assert after == whole[-len(after) :]
