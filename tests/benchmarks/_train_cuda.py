@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cslm.data.feed import IGNORE, Batch
 from cslm.lm import packing
+from cslm.train.build import Recipe
 from cslm.train.compute import ComputeSection
 from cslm.train.engine import ZeroEngine
 from cslm.train.flops import ModelFlops, peak_flops
@@ -111,9 +112,7 @@ def measured(case: Case, folder: str, device: torch.device, peak: float, steps: 
         world_size=1,
         on_cpu=False,
     )
-    engine = ZeroEngine(
-        folder, config, 1, device, precision="bf16", embedding_learning_rate=1e-5, computing=case.computing
-    )
+    engine = ZeroEngine(folder, config, 1, device, Recipe(compute=case.computing))
     batches = rows(case)
     flops, targets = ModelFlops.of(engine.lm), sum(batch.num_targets for batch in batches)
     work = sum(flops.of_batch(batch) for batch in batches)

@@ -41,9 +41,10 @@ def prepare(lm: "PreTrainedModel", section: ComputeSection, device: torch.device
 
 
 def varlen(lm: "PreTrainedModel", device: torch.device) -> bool:
-    """Whether attention takes PyTorch's variable-length kernel: it is there for 16 bits on GPUs, without dropout."""
-    dropout = getattr(lm.config.get_text_config(), "attention_dropout", 0.0)
-    return device.type == "cuda" and lm.dtype in (torch.bfloat16, torch.float16) and not dropout
+    """Whether attention takes PyTorch's variable-length kernel: for 16 bits on GPUs, without dropout and softcap."""
+    config = lm.config.get_text_config()
+    other = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_logit_softcapping", None)
+    return device.type == "cuda" and lm.dtype in (torch.bfloat16, torch.float16) and not other
 
 
 def _compile_layers(lm: "PreTrainedModel", section: ComputeSection, device: torch.device, zero_stage: int) -> None:

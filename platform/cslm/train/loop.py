@@ -13,6 +13,7 @@ from pydantic import field_validator
 from cslm.config import Section, group, setting
 from cslm.data.feed import Batch, PackedFeed
 from cslm.train.compute import ComputeSection
+from cslm.train.freeze import FreezeSection
 
 
 class TrainSection(Section):
@@ -55,6 +56,7 @@ class TrainSection(Section):
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)
     keep_checkpoints: int = setting(2, "newest complete checkpoints that are kept beside one being written", ge=1)
     keep_best: int = setting(0, "checkpoints with the least held-out loss that are kept beside the newest", ge=0)
+    freeze: FreezeSection = group(FreezeSection, "what is not trained at first")
     compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
 
@@ -100,7 +102,7 @@ class Progress:
 
 def rate_scale(section: TrainSection, step: int, num_steps: int) -> float:
     """Share of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero."""
-    warmup = max(1, round(section.warmup_fraction * num_steps))
+    warmup = warmup_steps(section, num_steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, num_steps - warmup)
@@ -109,6 +111,11 @@ def rate_scale(section: TrainSection, step: int, num_steps: int) -> float:
     if section.schedule == "linear":
         return 1 - done
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def warmup_steps(section: TrainSection, num_steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return max(1, round(section.warmup_fraction * num_steps))
 
 
 def train(
