@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cslm.data.feed import IGNORE, Batch
 from cslm.lm import packing
+from cslm.lm.lora import LoraSection
+from cslm.train.build import Recipe
 from cslm.train.compute import ComputeSection
 from cslm.train.engine import ZeroEngine
 from cslm.train.flops import ModelFlops, peak_flops
@@ -34,6 +36,10 @@ VOCABULARY = 132_416
 LLAMA_1B = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True,
+}  # fmt: skip
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -48,6 +54,7 @@ class Case:
     rows: str = "mix"
     micro_batch_rows: int = 4
     rows_per_step: int = 16
+    lora: LoraSection = field(default_factory=LoraSection)
 
 
 # Compiled ones first: Liger Kernel changes the rotary embedding for the whole process, which the compiler cannot take.
@@ -59,6 +66,14 @@ CASES = [
     Case("1B, ZeRO-3, liger", LLAMA_1B, 3, ComputeSection(kernels="liger")),
     Case("1B, ZeRO-3, liger, full rows", LLAMA_1B, 3, ComputeSection(kernels="liger"), rows="full"),
     Case("1B, ZeRO-3, liger, recomputed", LLAMA_1B, 3, ComputeSection(kernels="liger", recompute_every=1)),
+    Case(
+        "8B, ZeRO-3, liger, LoRA 64",
+        LLAMA_8B,
+        3,
+        ComputeSection(kernels="liger", recompute_every=1),
+        rows_per_step=8,
+        lora=LoraSection(rank=64, alpha=128),
+    ),
 ]
 
 
@@ -111,9 +126,7 @@ def measured(case: Case, folder: str, device: torch.device, peak: float, steps: 
         world_size=1,
         on_cpu=False,
     )
-    engine = ZeroEngine(
-        folder, config, 1, device, precision="bf16", embedding_learning_rate=1e-5, computing=case.computing
-    )
+    engine = ZeroEngine(folder, config, 1, device, Recipe(lora=case.lora, compute=case.computing))
     batches = rows(case)
     flops, targets = ModelFlops.of(engine.lm), sum(batch.num_targets for batch in batches)
     work = sum(flops.of_batch(batch) for batch in batches)

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from cslm.data.feed import Batch, PackedFeed
 from cslm.lm import model as lm_model
+from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.guard import Step
 from cslm.train.loop import TrainSection, train
@@ -98,8 +99,7 @@ def engine_of(model_folder: str, section: TrainSection, num_groups: int, stage: 
         config,
         num_groups,
         CPU,
-        precision="bf16",
-        embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
+        Recipe(embedding_learning_rate=section.embedding_learning_rate),
     )
 
 

@@ -14,6 +14,7 @@ from cslm.data.feed import Batch
 from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer
 from cslm.lm.model import ModelSection
+from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
@@ -59,7 +60,7 @@ def engine(start: str, stage: int, precision: str = "fp32", optimizer: str = "ad
         world_size=size,
         on_cpu=True,
     )
-    return ZeroEngine(start, config, 1, torch.device("cpu"), precision=precision, embedding_learning_rate=1e-3)
+    return ZeroEngine(start, config, 1, torch.device("cpu"), Recipe(embedding_learning_rate=1e-3))
 
 
 def steps(engine: ZeroEngine, first: int, number: int) -> list[float]:

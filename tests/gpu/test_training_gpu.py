@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from cslm.data.feed import IGNORE, Batch
 from cslm.lm import attention
 from cslm.train import compute, linear_cross_entropy
+from cslm.train.build import Recipe
 from cslm.train.compute import ComputeSection
 from cslm.train.engine import ZeroEngine
 from cslm.train.objective import PackedObjective
@@ -122,7 +123,7 @@ def trained(folder, stage, precision="fp32", computing=None, steps=4):
         world_size=1,
         on_cpu=False,
     )
-    engine = ZeroEngine(folder, config, 2, CUDA, precision=precision, embedding_learning_rate=1e-3, computing=computing)
+    engine = ZeroEngine(folder, config, 2, CUDA, Recipe(compute=computing or ComputeSection()))
     losses = []
     for _ in range(steps):
         batches = [packed(0), packed(1)]

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from cslm import contracts, storage
 from cslm.data.feed import PackedFeed
+from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 from tests.data import ranks
@@ -67,7 +68,7 @@ def trained(start, folder, stage, micro_batch_rows):
         on_cpu=True,
     )
     cpu = torch.device("cpu")
-    engine = ZeroEngine(start, config, 2, cpu, precision="fp32", embedding_learning_rate=EMBEDDING_RATE)
+    engine = ZeroEngine(start, config, 2, cpu, Recipe(embedding_learning_rate=EMBEDDING_RATE))
     losses = []
     for step in range(STEPS):
         batches = feed.batches(step)

@@ -13,6 +13,7 @@ from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer
 from cslm.lm.model import ModelSection
 from cslm.train import muon
+from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
@@ -31,7 +32,7 @@ def trained(rank, start, precision, folder):
         world_size=2,
         on_cpu=True,
     )
-    engine = ZeroEngine(start, config, 1, torch.device("cpu"), precision=precision, embedding_learning_rate=1e-3)
+    engine = ZeroEngine(start, config, 1, torch.device("cpu"), Recipe(embedding_learning_rate=1e-3))
     for step in range(3):
         generator = torch.Generator().manual_seed(10 * step + rank)
         ids = torch.randint(0, 300, (1, 24), generator=generator)

@@ -19,6 +19,7 @@ from cslm.lm import prompts
 from cslm.lm.examples import needs_alignment
 from cslm.lm.model import ModelSection
 from cslm.speech import tokenizer as speech
+from cslm.train import deepspeed_file
 from cslm.train.loop import TrainSection, workers
 from cslm.train.zero import DeepSpeedSection
 
@@ -40,6 +41,15 @@ class TrainingConfig(JobConfig):
 def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None:
     """Bring the output folder to a trained model; what an interrupted run finished is kept."""
     _check(config, tasks)
+    document = deepspeed_file.read(config.deepspeed.config_path)
+    rows, micro = deepspeed_file.batch_sizes(
+        document,
+        rows_per_step=config.train.rows_per_step,
+        micro_batch_rows=config.train.micro_batch_rows,
+        world_size=workers(config.train.num_workers)[1],
+    )
+    sizes = {"rows_per_step": rows, "micro_batch_rows": micro}
+    config = config.model_copy(update={"train": config.train.model_copy(update=sizes)})
     units = _units_facts(config.data)
     start = storage.join(job.output, "start")
     if config.preview:
@@ -48,10 +58,12 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         )
         training_preview.show(job.console, config.data, tasks, tokenizer, layout, config.preview)
         return
-    key = _key(config, units, tasks)
+    key = _key(config, units, tasks, document)
     if job.finished(key):
         return
     cluster.connect(config.cluster)
+    for line in deepspeed_file.tell(document) if document is not None else []:
+        job.say(f"{job.name}: {line}")
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
     job.say(f"{job.name}: preparing the model ({config.model.path or 'a new ' + config.model.shape})")
     layout = lm_model.prepare(
@@ -72,13 +84,15 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         packed, "packed", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
     )
     # What a checkpoint must share with this run to be continued.
-    identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config)}
+    identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config, document)}
     from cslm.train import worker
 
     result = worker.run(
         {
             "train": config.train.model_dump(),
             "deepspeed": config.deepspeed.model_dump(),
+            "deepspeed_file": document,
+            "lora": config.model.lora.model_dump(),
             "start_model": start,
             "packed": packed,
             "row_length": config.data.row_length,
@@ -208,7 +222,7 @@ def _layout_facts(units: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _identity(config: TrainingConfig) -> str:
+def _identity(config: TrainingConfig, document: dict[str, Any] | None) -> str:
     """Fingerprint of the settings that change what is learned step by step."""
     steps = {"max_steps", "epochs"}
     # These change how and where the same numbers are computed, and what is kept of them.
@@ -216,13 +230,20 @@ def _identity(config: TrainingConfig) -> str:
         *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
         *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute", "ema_decay"),
     }
-    sharding = {"zero_stage"}
+    sharding = {"zero_stage", "offload", "offload_parameters", "nvme_path", "config_path"}
     return fingerprint(
-        [config.train.model_dump(exclude=harmless | steps), config.deepspeed.model_dump(exclude=sharding)]
+        [
+            config.train.model_dump(exclude=harmless | steps),
+            config.deepspeed.model_dump(exclude=sharding),
+            config.model.lora.model_dump(),
+            document,
+        ]
     )
 
 
-def _key(config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str]) -> list[Any]:
+def _key(
+    config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str], document: dict[str, Any] | None
+) -> list[Any]:
     """What makes a finished result the result of this command."""
     inputs = [storage.listing_digest(sources.units_folder(config.data.units), ".parquet")]
     alignments = config.data.alignments and sources.alignments_folder(config.data.alignments)
@@ -231,4 +252,4 @@ def _key(config: TrainingConfig, units: dict[str, Any], tasks: Sequence[str]) ->
     if config.model.path:
         inputs.append(storage.listing_digest(storage.absolute(config.model.path)))
     plain = config.model_dump(include={"data", "model", "train", "deepspeed"})
-    return [plain, units, inputs, list(tasks)]
+    return [plain, units, inputs, list(tasks), document]

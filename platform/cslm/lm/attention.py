@@ -8,12 +8,17 @@ in long rows cost what they would cost alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.varlen import varlen_attn
+
+from cslm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 from cslm.lm import causal_products
 
@@ -100,20 +105,25 @@ def packed_attention(
     scaling: float,
     dropout: float = 0.0,
     segments: SegmentIndex | VarlenIndex | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function of a Hugging Face model: query [B, H, T, D], key and value [B, K, T, D] -> [B, T, H, D].
 
-    The model must be called with `segments` (see `segment_index` and `varlen_index`).
+    The model must be called with `segments` (see `segment_index` and `varlen_index`) and must pass `require_supported`.
+    `sliding_window` w: a token sees itself and w - 1 before. `softcap` c: scores are c * tanh(scores / c) (Gemma 2).
     """
     assert segments is not None, "a model with packed attention must be called with `segments`"
     batch, num_heads, length, width = query.shape
     flat = [tensor.transpose(1, 2).reshape(batch * length, -1, width) for tensor in (query, key, value)]
     if isinstance(segments, VarlenIndex):
         assert not dropout, "variable-length attention has no dropout"
+        assert not softcap, "variable-length attention has no softcap"
         bounds, longest = segments.bounds, segments.longest
+        before = -1 if sliding_window is None else sliding_window - 1
         joined = varlen_attn(
-            flat[0], flat[1], flat[2], bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0)
+            flat[0], flat[1], flat[2], bounds, bounds, longest, longest, scale=scaling, window_size=(before, 0)
         )
         assert isinstance(joined, torch.Tensor)
         return joined.view(batch, length, num_heads, width), None
@@ -124,7 +134,8 @@ def packed_attention(
         # Filled-up places lie behind the segment's end, where causal attention never looks.
         places = slice(start, start + group.numel())
         grouped = [side[places].view(*group.shape, -1, width).transpose(1, 2) for side in sides]
-        attended = _causal(grouped[0], grouped[1], grouped[2], scaling, dropout)
+        window = sliding_window if sliding_window and sliding_window < group.shape[1] else None
+        attended = _causal(grouped[0], grouped[1], grouped[2], scaling, dropout, window, softcap)
         outputs.append(attended.transpose(1, 2).reshape(-1, num_heads, width))
         start = places.stop
     joined = _rearranged(torch.cat(outputs), segments.restore, laid, segments.filled)
@@ -159,11 +170,24 @@ class _Rearranged(torch.autograd.Function):
 
 
 def _causal(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    dropout: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Causal attention of query [S, H, L, D] to key and value [S, K, L, D], H a multiple of K -> [S, H, L, D]."""
     segments, num_heads, length, width = query.shape
     repeats = num_heads // key.shape[1]
+    if softcap is not None:
+        return _capped(query, key, value, scaling, dropout, window, softcap)
+    if window is not None:
+        seen = _seen(length, window, query.device)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, scale=scaling, dropout_p=dropout, enable_gqa=repeats > 1
+        )
     on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not on_cpu or length > _PRODUCTS_UP_TO or dropout:
         return F.scaled_dot_product_attention(
@@ -173,6 +197,49 @@ def _causal(
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     query, key, value = (tensor.reshape(segments * num_heads, length, width) for tensor in (query, key, value))
     return causal_products.attend(query, key, value, scaling).view(segments, num_heads, length, width)
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    dropout: float,
+    window: int | None,
+    softcap: float,
+) -> torch.Tensor:
+    """The same with scores kept within softcap, which no kernel of PyTorch's has; softmax in fp32."""
+    repeats, length = query.shape[1] // key.shape[1], query.shape[2]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap)
+    scores = scores.masked_fill(~_seen(length, window or length, query.device), -torch.inf)
+    weights = F.dropout(scores.float().softmax(-1).to(query.dtype), dropout)
+    return weights @ value
+
+
+def _seen(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which places [L, L] a token sees: itself and `window` - 1 before."""
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < window)
+
+
+def require_supported(lm: "PreTrainedModel") -> None:
+    """Raise ConfigError for a model with an attention that packed rows would be computed wrongly with."""
+    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ())
+    unknown = sorted(kinds - {"full_attention", "sliding_attention"})
+    reasons = [f"layers of the kind {kind}" for kind in unknown]
+    if any(name.rpartition(".")[2] == "sinks" for name, _ in lm.named_parameters()):
+        reasons.append("attention sinks")
+    if any(getattr(module, "is_causal", True) is False for module in lm.modules()):
+        reasons.append("attention to what comes later")
+    if not getattr(lm, "_supports_attention_backend", False):
+        reasons.append("an attention of its own, which cannot be exchanged")
+    if reasons:
+        raise ConfigError(
+            "model.path: packed rows are trained by full or sliding-window causal attention, but a "
+            f"{lm.config.model_type} model has {', '.join(reasons)}; take a model without (Llama, Qwen, Mistral, Gemma)"
+        )
 
 
 def register() -> None:

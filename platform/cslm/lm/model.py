@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from cslm import storage
-from cslm.config import Section, setting
+from cslm.config import Section, group, setting
 from cslm.errors import ConfigError
 from cslm.lm import attention, text_tokenizer, vocabulary
+from cslm.lm.lora import LoraSection
 from cslm.lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ModelSection(Section):
         2000, "size of the text tokenizer trained on the corpus for a model from scratch", unit="tokens", ge=300
     )
     max_length: int = setting(2048, "longest sequence of a model from scratch", unit="tokens", ge=16)
+    lora: LoraSection = group(LoraSection, "low-rank adapters instead of the layers' own weights")
 
 
 def prepare(
@@ -128,9 +130,18 @@ def load(folder: str, dtype: torch.dtype | str = "auto", *, packed: bool = False
     if packed:
         attention.register()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, attn_implementation=attention.NAME if packed else "sdpa"
+        folder, dtype=dtype, local_files_only=True, attn_implementation=attention.NAME if packed else None
     )
+    if packed:
+        attention.require_supported(model)
     return model
+
+
+def hidden_size(folder: str) -> int:
+    """Width of the embeddings of a model folder, without opening its weights."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().hidden_size)
 
 
 def save(

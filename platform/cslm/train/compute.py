@@ -41,9 +41,17 @@ def prepare(lm: "PreTrainedModel", section: ComputeSection, device: torch.device
 
 
 def varlen(lm: "PreTrainedModel", device: torch.device) -> bool:
-    """Whether attention takes PyTorch's variable-length kernel: it is there for 16 bits on GPUs, without dropout."""
-    dropout = getattr(lm.config.get_text_config(), "attention_dropout", 0.0)
-    return device.type == "cuda" and lm.dtype in (torch.bfloat16, torch.float16) and not dropout
+    """Whether attention takes PyTorch's variable-length kernel: for 16 bits on GPUs, without dropout and softcap."""
+    config = lm.config.get_text_config()
+    other = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_logit_softcapping", None)
+    return device.type == "cuda" and lm.dtype in (torch.bfloat16, torch.float16) and not other
+
+
+def layer_classes(lm: "PreTrainedModel") -> list[type[torch.nn.Module]]:
+    """The classes of the model's layers, the blocks that follow each other."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return list({type(module): None for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)})
 
 
 def _compile_layers(lm: "PreTrainedModel", section: ComputeSection, device: torch.device, zero_stage: int) -> None:
@@ -53,10 +61,9 @@ def _compile_layers(lm: "PreTrainedModel", section: ComputeSection, device: torc
             "layer) and train.compute.kernels auto or torch (the compiler fuses by itself), found "
             f"{device.type}, {zero_stage} and {section.kernels}"
         )
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
+    classes = layer_classes(lm)
     for module in lm.modules():
-        if isinstance(module, GradientCheckpointingLayer):
+        if type(module) in classes:
             module.compile()
 
 

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cslm import storage
 from cslm.data.feed import Batch
-from cslm.lm import model as lm_model
-from cslm.train import compute, muon
+from cslm.lm import lora
+from cslm.train import muon
+from cslm.train.build import Recipe, build
+from cslm.train.compute import layer_classes
+from cslm.train.deepspeed_file import set_scheduler
 from cslm.train.gate import Gate
 from cslm.train.guard import Step
-from cslm.train.objective import PackedObjective
 from cslm.train.shards import TrainingState
+from cslm.train.zero import stage_of
 
 
 class ZeroEngine:
@@ -31,17 +33,13 @@ class ZeroEngine:
         config: dict[str, Any],
         num_groups: int,
         device: torch.device,
-        *,
-        precision: str,
-        embedding_learning_rate: float,
-        computing: compute.ComputeSection | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
             # Compiling Muon's few small products takes a minute on a core and wins nothing there.
             torch._dynamo.config.disable = True
         import deepspeed
-        from transformers.integrations import HfDeepSpeedConfig
 
         # Its shared-memory op serves inference only, and building it takes a core most of a minute on a new machine.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -49,33 +47,31 @@ class ZeroEngine:
         self._accumulation = int(config["gradient_accumulation_steps"])
         self._world_size = dist.get_world_size()
         deepspeed.init_distributed(dist_backend=dist.get_backend())
-        # Kept referenced: while it lives, transformers shards weights as it loads them instead of loading them whole.
-        self._sharded_loading = HfDeepSpeedConfig(config)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        with storage.local_folder(model_folder) as folder:
-            self.lm = lm_model.load(folder, dtype, packed=True)
-        compute.prepare(
-            self.lm, computing or compute.ComputeSection(), device, config["zero_optimization"].get("stage", 0)
+        self._built = build(model_folder, config, num_groups, device, recipe or Recipe())
+        self.lm = self._built.lm
+        if stage_of(config) == 3:
+            # A layer is gathered as one: hooks at each of its dozen parts cost more than they could overlap.
+            deepspeed.utils.set_z3_leaf_modules(self.lm, layer_classes(self.lm))
+        self._engine, self._optimizer, _, self._scheduler = deepspeed.initialize(
+            model=self._built.objective, model_parameters=self._built.groups, config=config
         )
-        self._varlen = compute.varlen(self.lm, device)
-        objective = PackedObjective(self.lm, num_groups).train()
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=objective, model_parameters=_parameter_groups(objective, embedding_learning_rate), config=config
-        )
-        if config["zero_optimization"]["stage"] == 3 and config["optimizer"]["type"] == "Muon":
+        if stage_of(config) == 3 and config["optimizer"]["type"] == "Muon":
             from deepspeed.runtime.zero.muon.original_muon import muon_update
 
             muon.exchange_at_once(self._optimizer, muon_update)
         self._state: TrainingState | None = None
         self._gate = Gate(self._engine)
         self._peaks = [parameters["lr"] for parameters in self._optimizer.param_groups]
+        self._decays = [parameters.get("weight_decay", 0.0) for parameters in self._optimizer.param_groups]
+        self._scheduled = 0
 
     def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
         """Forward and backward of one micro batch; the gradient is that of the sum of losses over `num_targets`.
 
         `num_targets` counts the whole step, all ranks and micro batches. Returns [2, num_groups] sums and counts.
         """
-        loss, per_group = self._engine(batch.to(self.device, varlen=self._varlen))
+        self._begin_step()
+        loss, per_group = self._engine(batch.to(self.device, varlen=self._built.varlen))
         # DeepSpeed divides by the accumulation and averages over the ranks; both are undone here.
         self._engine.backward(loss * (self._world_size * self._accumulation / num_targets))
         if not self._engine.is_gradient_accumulation_boundary():
@@ -88,21 +84,35 @@ class ZeroEngine:
         Without `keep`, and where its norm is not finite or above `norm_limit`, the gradient is thrown away and nothing
         of the training state changes. All ranks must give the same.
         """
-        for parameters, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            parameters["lr"] = peak * scale
+        if self._scheduler is None:
+            for parameters, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+                parameters["lr"] = peak * scale
         self._gate.set(keep=keep, norm_limit=norm_limit)
         self._engine.step()
         if self._gate.result.applied:
             self.state.advance_average()
+        self._scheduled = self._steps_done()
         return self._gate.result
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, num_groups: int) -> torch.Tensor:
         """Forward of one batch: sums and counts of `num_groups` groups, [2, num_groups]; all ranks must call."""
         self._engine.eval()
-        _, per_group = self._engine(batch.to(self.device, varlen=self._varlen), num_groups)
+        _, per_group = self._engine(batch.to(self.device, varlen=self._built.varlen), num_groups)
         self._engine.train()
         return torch.as_tensor(per_group)
+
+    def _begin_step(self) -> None:
+        """Bring what goes by the number of steps to where training stands, also after a restore."""
+        frozen = self._built.freezer.begin_step(self._engine.global_steps)
+        for parameters, decay in zip(self._optimizer.param_groups, self._decays, strict=True):
+            parameters["weight_decay"] = 0.0 if frozen else decay
+        if self._scheduler is not None and self._scheduled != self._steps_done():
+            self._scheduled = self._steps_done()
+            set_scheduler(self._scheduler, self._scheduled)
+
+    def _steps_done(self) -> int:
+        return int(self._engine.global_steps - self._engine.skipped_steps)
 
     @property
     def state(self) -> TrainingState:
@@ -128,15 +138,9 @@ class ZeroEngine:
         For small models; `cslm.train.export` writes one of any size.
         """
         whole: dict[str, torch.Tensor] = {}
-        for name, parameter in self.lm.named_parameters():
-            with self.gathered([parameter]):
+        for weight in lora.weights(self.lm):
+            with self.gathered(weight.parameters):
                 if dist.get_rank() == 0:
-                    whole[name] = parameter.detach().cpu().clone()
+                    values = [parameter.detach() for parameter in weight.parameters]
+                    whole[weight.name] = weight.combine(*values).cpu().clone()
         return whole if dist.get_rank() == 0 else None
-
-
-def _parameter_groups(objective: PackedObjective, embedding_learning_rate: float) -> list[dict[str, Any]]:
-    """The embeddings with a rate of their own, and all other parameters with the optimizer's."""
-    embedding = objective.lm.get_input_embeddings().weight
-    others = [parameter for parameter in objective.parameters() if parameter is not embedding]
-    return [{"params": [embedding], "lr": embedding_learning_rate}, {"params": others}]

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from cslm import storage
+from cslm.lm import lora
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import tensor_file
 
@@ -47,9 +48,9 @@ class Exported:
     combine: Callable[..., torch.Tensor] = lambda value: value
 
 
-def as_they_are(lm: "PreTrainedModel") -> list[Exported]:
-    """Every parameter by its name; tied ones once."""
-    return [Exported(name, whole_shape(one), (one,)) for name, one in lm.named_parameters()]
+def plain(lm: "PreTrainedModel") -> list[Exported]:
+    """Every weight of the plain model by its name, adapters merged; tied ones once."""
+    return [Exported(one.name, whole_shape(one.parameters[0]), one.parameters, one.combine) for one in lora.weights(lm)]
 
 
 def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
@@ -70,12 +71,12 @@ def write(
 ) -> None:
     """Write model, tokenizer, vocabulary and model card as one folder, whole or absent. All ranks must call.
 
-    `weights` says what is written, by default every parameter; `value_of` gives the values of a parameter in place of
-    those that the model computes with, on the first rank, and is called on all. A weight larger than `shard_bytes` has
-    a file of its own.
+    `weights` says what is written, by default the plain model, adapters merged; `value_of` gives the values of a
+    parameter in place of those that the model computes with, on the first rank, and is called on all. A weight larger
+    than `shard_bytes` has a file of its own.
     """
     lm = source.lm
-    weights = as_they_are(lm) if weights is None else weights
+    weights = plain(lm) if weights is None else weights
     dtype = lm.dtype
     files = shards(weights, dtype.itemsize, shard_bytes)
     if dist.get_rank() != 0:

@@ -28,6 +28,10 @@ class Gate:
         self._step = self._optimizer.step
         self._optimizer.step = self._gated
         self._keep, self._norm_limit = True, math.inf
+        # Without ZeRO in fp32 the engine clips gradients itself, before the optimizer's step.
+        self._clip = engine.clip_fp32_gradients
+        self._norm_before_clipping: float | None = None
+        engine.clip_fp32_gradients = self._clip_measured
         self.result = Step(0.0)
 
     def set(self, *, keep: bool, norm_limit: float) -> None:
@@ -49,9 +53,16 @@ class Gate:
         applied = wanted and not getattr(optimizer, "overflow", False)
         self.result = Step(norm, applied, rescaled and not applied)
 
+    def _clip_measured(self) -> None:
+        self._norm_before_clipping = self._norm()[0]
+        self._clip()
+
     def _norm(self) -> tuple[float, dict[str, Any]]:
         """The gradient's norm, and what spares the optimizer to take it again."""
         optimizer = self._optimizer
+        if self._norm_before_clipping is not None:
+            norm, self._norm_before_clipping = self._norm_before_clipping, None
+            return norm, {}
         if hasattr(optimizer, "_get_norm_groups"):  # ZeRO 3
             groups = optimizer._get_norm_groups()
             # Muon's updates, of which the optimizer takes the norm, are not made yet.

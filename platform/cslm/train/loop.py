@@ -14,6 +14,7 @@ from cslm.data.feed import Batch, PackedFeed
 from cslm.train import bad_rows
 from cslm.train.compute import ComputeSection
 from cslm.train.figures import Meter
+from cslm.train.freeze import FreezeSection
 from cslm.train.guard import Guard, GuardSection, Step, TrainingStopped
 from cslm.train.progress import Progress
 from cslm.train.schedule import Kind, Schedule
@@ -65,6 +66,7 @@ class TrainSection(Section):
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)
     keep_checkpoints: int = setting(2, "newest complete checkpoints that are kept beside one being written", ge=1)
     keep_best: int = setting(0, "checkpoints with the least held-out loss that are kept beside the newest", ge=0)
+    freeze: FreezeSection = group(FreezeSection, "what is not trained at first")
     compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
     guard: GuardSection = group(GuardSection, "what is done about losses and gradients that would harm the model")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
@@ -107,6 +109,11 @@ def schedule_of(section: TrainSection, num_steps: int) -> Schedule:
         section.decay_fraction,
         section.final_learning_rate_fraction,
     )
+
+
+def warmup_steps(section: TrainSection, num_steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return max(1, round(section.warmup_fraction * num_steps))
 
 
 def train(

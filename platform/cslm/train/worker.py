@@ -16,15 +16,19 @@ from ray.train.v2._internal.execution.context import get_train_context
 from cslm import storage
 from cslm.data.feed import PackedFeed
 from cslm.errors import CslmError
+from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer, vocabulary
+from cslm.lm.lora import LoraSection
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import checkpoint, export
 from cslm.train.bad_rows import BadRows
+from cslm.train.build import Recipe
+from cslm.train.deepspeed_file import Facts
 from cslm.train.engine import ZeroEngine
 from cslm.train.figures import Meter
 from cslm.train.flops import ModelFlops, peak_flops
 from cslm.train.guard import TrainingStopped
-from cslm.train.loop import TrainSection, train, workers
+from cslm.train.loop import TrainSection, train, warmup_steps, workers
 from cslm.train.progress import Progress, metrics_of
 from cslm.train.reporter import Reporter
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
@@ -36,8 +40,9 @@ _RAYS_LIST = "checkpoint_manager_snapshot.json"
 def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
     """Train with Ray Train and return the figures of the finished training.
 
-    `settings` holds plain values only: `train`, `deepspeed` (sections as dicts), `start_model`, `packed`,
-    `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of the run).
+    `settings` holds plain values only: `train`, `deepspeed`, `lora` (sections as dicts), `deepspeed_file` (content of
+    the user's own), `start_model`, `packed`, `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of
+    the run).
     """
     section = TrainSection(**settings["train"])
     # Ray Train would print every worker's line a second time as a log record.
@@ -87,6 +92,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
     output, start = settings["output"], settings["start_model"]
     with storage.local_folder(start) as folder:
         tokenizer, layout = text_tokenizer.load(folder), vocabulary.load(folder)
+        hidden_size = lm_model.hidden_size(folder)
     feed = PackedFeed(
         settings["packed"],
         row_length=settings["row_length"],
@@ -115,12 +121,22 @@ def _rank_main(settings: dict[str, Any]) -> None:
             micro_batch_rows=section.micro_batch_rows,
             world_size=dist.get_world_size(),
             on_cpu=device.type == "cpu",
+            document=settings["deepspeed_file"],
+            facts=Facts(
+                num_steps=settings["num_steps"],
+                warmup_steps=warmup_steps(section, settings["num_steps"]),
+                hidden_size=hidden_size,
+                precision=zero.precision,
+            ),
         ),
         len(feed.groups),
         device,
-        precision=zero.precision,
-        embedding_learning_rate=section.embedding_learning_rate or section.learning_rate,
-        computing=section.compute,
+        Recipe(
+            embedding_learning_rate=section.embedding_learning_rate,
+            lora=LoraSection(**settings["lora"]),
+            freeze=section.freeze,
+            compute=section.compute,
+        ),
     )
     if section.ema_decay is not None:
         engine.state.start_average(section.ema_decay)

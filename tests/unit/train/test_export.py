@@ -94,7 +94,7 @@ def test_of_the_whole_model_one_weight_is_held_at_a_time(opened, tmp_path, monke
 
 def test_adapters_are_merged_on_the_way(opened, tmp_path):
     lm, tokenizer, layout = opened
-    weights = export.as_they_are(lm)
+    weights = export.plain(lm)
     name, shape, (base,) = weights[3].name, weights[3].shape, weights[3].parameters
     down, up = (torch.nn.Parameter(torch.randn(size)) for size in ((2, shape[1]), (shape[0], 2)))
     merged = export.Exported(name, shape, (base, down, up), lambda whole, a, b: whole + b @ a)
