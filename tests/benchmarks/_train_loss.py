@@ -29,7 +29,8 @@ _MIX = Mix(row_length=512, rows=4, micro_rows=2, examples=32)
 _HELD_OUT_ROWS = 24
 _RECIPE_RATES, _RECIPE_RATE = (1e-3, 2e-3, 4e-3), 2e-3
 # (peak rate of Muon, steps over which the schedule falls to zero as a share of the recipe's)
-_OUR_SETTINGS, _OUR_SETTING = ((0.01, 0.3), (0.01, 0.4), (0.02, 0.3), (0.02, 0.4)), (0.01, 0.4)
+_OUR_SETTINGS = tuple((rate, share) for rate in (0.01, 0.02, 0.03) for share in (0.4, 0.7, 1.0))
+_OUR_SETTING = (0.02, 0.7)
 
 
 class _Reached(Exception):
