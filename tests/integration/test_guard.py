@@ -14,7 +14,7 @@ from tests.data import ranks
 
 # A token whose embedding is infinite: what has it in its row has no finite loss.
 POISON = 299
-QUICK = ((3, "fp32", "adamw"), (3, "bf16", "muon"), (1, "bf16", "adamw"))
+QUICK = ((3, "bf16", "muon"), (1, "bf16", "adamw"))
 ALL = tuple(itertools.product((0, 1, 2, 3), ("fp32", "bf16"), ("adamw",)))
 ALL += tuple(itertools.product((1, 2, 3), ("fp32", "bf16"), ("muon",)))
 

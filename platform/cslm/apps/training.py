@@ -61,6 +61,8 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     key = _key(config, units, tasks, document)
     if job.finished(key):
         return
+    for note in without_effect(config.train):
+        job.say(note)
     cluster.connect(config.cluster)
     for line in deepspeed_file.tell(document) if document is not None else []:
         job.say(f"{job.name}: {line}")
@@ -83,6 +85,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     job.run.log_input_table(
         packed, "packed", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
     )
+    evaluation = _held_out(config, job, tasks, start)
     # What a checkpoint must share with this run to be continued.
     identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config, document)}
     from cslm.train import worker
@@ -100,6 +103,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
             "num_steps": num_steps,
             "identity": identity,
             "tracking": job.run.handle,
+            "evaluation": evaluation,
             "base_model": config.model.path or f"a new model of the shape {config.model.shape}",
         },
         use_gpu=use_gpu,
@@ -108,6 +112,20 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     job.run.log_metrics({f"final/loss/{name}": value for name, value in result["loss_last"].items()})
     summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
     job.complete(key, summary)
+
+
+def _held_out(config: TrainingConfig, job: Job, tasks: Sequence[str], start: str) -> dict[str, Any] | None:
+    """Pack the rows of the held-out split; None when none is named."""
+    split = config.train.evaluation.split
+    if split is None:
+        return None
+    data, packed = config.data.model_copy(update={"split": split}), storage.join(job.output, "packed_evaluation")
+    stats = pack.build(data, tasks, start, packed, seed=config.train.seed)
+    job.say(f"held out: {stats['num_rows']:,} rows of the split {split}")
+    job.run.log_input_table(
+        packed, "packed_evaluation", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
+    )
+    return {"packed": packed, "num_rows": stats["num_rows"], "fingerprint": stats["fingerprint"]}
 
 
 def corpus_texts(section: sources.DataSection) -> list[str]:
@@ -192,8 +210,36 @@ def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:
         faults.append(
             f"model.path: must be a Hugging Face model folder, found none at {storage.absolute(config.model.path)}"
         )
+    held_out = train.evaluation
+    if held_out.split == data.split:
+        faults.append(f"train.evaluation.split: must be another than data.split, found {held_out.split} for both")
+    if held_out.split is None and (held_out.patience is not None or held_out.final_model == "best"):
+        faults.append("train.evaluation.split: early stopping and the best model need a held-out split, found none")
     if faults:
         raise ConfigError(faults)
+
+
+def without_effect(train: TrainSection) -> list[str]:
+    """What was set and changes nothing, a sentence each."""
+    given, notes = train.model_fields_set, []
+
+    def note(name: str, reason: str) -> None:
+        if name in given:
+            notes.append(f"train.{name} has no effect: {reason}")
+
+    if train.schedule != "wsd":
+        note("decay_fraction", f"train.schedule is {train.schedule}, not wsd")
+    if train.schedule == "constant":
+        note("final_learning_rate_fraction", "train.schedule is constant")
+    if train.optimizer != "muon":
+        note("muon_learning_rate", f"train.optimizer is {train.optimizer}")
+    else:
+        note("max_grad_norm", "Muon's updates have a size of their own")
+    if train.max_steps is not None:
+        note("epochs", "train.max_steps is given")
+    if train.evaluation.split is None:
+        note("keep_best", "train.evaluation.split is not given")
+    return notes
 
 
 def _units_facts(section: sources.DataSection) -> dict[str, Any]:
@@ -229,6 +275,7 @@ def _identity(config: TrainingConfig, document: dict[str, Any] | None) -> str:
     harmless = {
         *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
         *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute", "ema_decay"),
+        *("guard", "evaluation"),
     }
     sharding = {"zero_stage", "offload", "offload_parameters", "nvme_path", "config_path"}
     return fingerprint(

@@ -251,7 +251,14 @@ def restore(
     dist.broadcast(wanted, 0)
     if int(wanted) < 0:
         return Progress()
-    folder = step_folder(output, int(wanted))
+    saved = load(step_folder(output, int(wanted)), state)
+    if rank < len(saved):
+        random_state.put(saved[rank]["random"])
+    return Progress(**saved[0]["progress"])
+
+
+def load(folder: str, state: TrainingState) -> list[dict[str, Any]]:
+    """Load one complete checkpoint and return what every rank wrote of it; all ranks must call."""
     saved = markers(folder)
     if not saved:
         raise CheckpointError(f"{folder} must be complete, found files that changed meanwhile; start the run again")
@@ -259,9 +266,7 @@ def restore(
         state.restore(Reshard(folder, saved), saved[0]["counters"])
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    if rank < len(saved):
-        random_state.put(saved[rank]["random"])
-    return Progress(**saved[0]["progress"])
+    return saved
 
 
 def _choose(output: str, identity: Mapping[str, Any], before: int | None) -> int | None:

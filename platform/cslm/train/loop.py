@@ -13,6 +13,7 @@ from cslm.config import Section, group, setting
 from cslm.data.feed import Batch, PackedFeed
 from cslm.train import bad_rows
 from cslm.train.compute import ComputeSection
+from cslm.train.evaluation import EvaluationSection, out_of_patience
 from cslm.train.figures import Meter
 from cslm.train.freeze import FreezeSection
 from cslm.train.guard import Guard, GuardSection, Step, TrainingStopped
@@ -69,6 +70,7 @@ class TrainSection(Section):
     freeze: FreezeSection = group(FreezeSection, "what is not trained at first")
     compute: ComputeSection = group(ComputeSection, "memory against time in forward and backward")
     guard: GuardSection = group(GuardSection, "what is done about losses and gradients that would harm the model")
+    evaluation: EvaluationSection = group(EvaluationSection, "loss on a held-out split, early stopping")
     max_failures: int = setting(3, "worker failures after which the job gives up", ge=0)
 
     @field_validator("num_workers")
@@ -128,6 +130,7 @@ def train(
     leaving: Callable[[], bool] = lambda: False,
     roll_back: Callable[[int], Progress] | None = None,
     note: Callable[[int, str, list[int]], None] = lambda step, reason, rows: None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
     meter: Meter | None = None,
 ) -> Progress:
     """Train from `progress.step` to `num_steps`.
@@ -135,13 +138,13 @@ def train(
     `report(step, metrics)` is called on every rank after each logging interval with figures over all ranks,
     `checkpoint(progress)` on every rank at its interval and never behind the last step. Where `leaving()` says on any
     rank that it may soon be gone, all of them save behind the same step. `note(step, reason, rows)` is told of bad
-    steps; `roll_back(step)` brings the engine to a checkpoint before `step` and returns its progress. Raises
-    TrainingStopped where `section.guard` has it.
+    steps; `roll_back(step)` brings the engine to a checkpoint before `step` and returns its progress; `evaluate()`
+    gives held-out losses. Raises TrainingStopped where `section.guard` has it.
     """
     schedule, meter = schedule_of(section, num_steps), meter or Meter(engine.device)
     guard = Guard(section.guard, progress.guard)
     owes_checkpoint = False
-    while progress.step < num_steps:
+    while progress.step < num_steps and not progress.stopped:
         asked_s = time.perf_counter()
         batches = feed.batches(progress.data_step)
         counts = meter.count(batches, time.perf_counter() - asked_s, leaving())
@@ -170,19 +173,32 @@ def train(
             progress.add(totals)
 
         last = progress.step == num_steps
+        metrics: dict[str, float] = {}
+        is_best = False
+        if evaluate is not None and (last or progress.step % section.evaluation.every_steps == 0):
+            started_s = time.perf_counter()
+            held_out = evaluate()
+            metrics |= {f"eval/loss/{name}": value for name, value in held_out.items()}
+            progress.evaluations.append([progress.step, held_out["total"]])
+            is_best = progress.best == progress.evaluations[-1]
+            last = last or out_of_patience(progress.evaluations, section.evaluation)
+            progress.stopped = last and progress.step < num_steps
+            meter.leave_out(time.perf_counter() - started_s)
         if last or progress.step == 1 or progress.step % section.log_every_steps == 0:
-            metrics = {f"loss/{name}": value for name, value in progress.take_losses(feed.groups).items()}
+            metrics |= {f"loss/{name}": value for name, value in progress.take_losses(feed.groups).items()}
             metrics |= rates(section, scale)
             metrics["optimizer/grad_norm"] = step.norm
             metrics |= meter.take(progress)
             metrics["progress/epoch"] = progress.data_step * section.rows_per_step / feed.num_rows
             metrics |= {"guard/skipped_steps": progress.guard.skipped, "guard/loss_spikes": progress.guard.spikes}
             metrics["guard/roll_backs"] = len(progress.guard.roll_backs)
+        if metrics:
             report(progress.step, {name: value for name, value in metrics.items() if math.isfinite(value)})
         owes_checkpoint = owes_checkpoint or progress.step % section.checkpoint_every_steps == 0
         # What may have to be taken back is not kept, unless it is the last that can be.
         good = progress.guard.bad_in_a_row == 0
-        if not last and (counts.leaving or (owes_checkpoint and good)):
+        wanted = is_best and section.evaluation.final_model == "best"
+        if not last and (counts.leaving or wanted or (owes_checkpoint and good)):
             checkpoint(progress)
             owes_checkpoint = False
     return progress

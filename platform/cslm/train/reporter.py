@@ -90,7 +90,7 @@ class Reporter:
         try:
             run = Run.attach(handle)
             # A resumed run repeats the steps since its checkpoint; they are recorded once.
-            known = run.last_step("loss/total")
+            known = max(run.last_step("loss/total"), run.last_step("eval/loss/total"))
             ended = False
             while not ended:
                 rows, waiting, ended = self._collect()

@@ -25,6 +25,7 @@ from cslm.train.bad_rows import BadRows
 from cslm.train.build import Recipe
 from cslm.train.deepspeed_file import Facts
 from cslm.train.engine import ZeroEngine
+from cslm.train.evaluation import Evaluation
 from cslm.train.figures import Meter
 from cslm.train.flops import ModelFlops, peak_flops
 from cslm.train.guard import TrainingStopped
@@ -42,7 +43,7 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
 
     `settings` holds plain values only: `train`, `deepspeed`, `lora` (sections as dicts), `deepspeed_file` (content of
     the user's own), `start_model`, `packed`, `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of
-    the run).
+    the run), `evaluation` (`packed`, `num_rows` and `fingerprint` of the held-out rows, or None).
     """
     section = TrainSection(**settings["train"])
     # Ray Train would print every worker's line a second time as a log record.
@@ -93,18 +94,22 @@ def _rank_main(settings: dict[str, Any]) -> None:
     with storage.local_folder(start) as folder:
         tokenizer, layout = text_tokenizer.load(folder), vocabulary.load(folder)
         hidden_size = lm_model.hidden_size(folder)
-    feed = PackedFeed(
-        settings["packed"],
-        row_length=settings["row_length"],
-        rows_per_step=section.rows_per_step,
-        micro_batch_rows=section.micro_batch_rows,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        seed=section.seed,
-        pad_id=tokenizer.pad_token_id or 0,
-        vocabulary=layout.hash,
-        fingerprint=settings["identity"]["packed"],
-    )
+
+    def feed_of(folder: str, fingerprint: str, rows_per_step: int) -> PackedFeed:
+        return PackedFeed(
+            folder,
+            row_length=settings["row_length"],
+            rows_per_step=rows_per_step,
+            micro_batch_rows=section.micro_batch_rows,
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            seed=section.seed,
+            pad_id=tokenizer.pad_token_id or 0,
+            vocabulary=layout.hash,
+            fingerprint=fingerprint,
+        )
+
+    feed = feed_of(settings["packed"], settings["identity"]["packed"], section.rows_per_step)
     engine = ZeroEngine(
         start,
         deepspeed_config(
@@ -147,7 +152,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         engine.state,
         settings["identity"],
         keep_last=section.keep_checkpoints,
-        keep_best=section.keep_best,
+        keep_best=max(section.keep_best, section.evaluation.final_model == "best"),
         score=held_out_loss,
         publish=_report,
         before_it_counts=reporter.flush,
@@ -159,6 +164,10 @@ def _rank_main(settings: dict[str, Any]) -> None:
         dist.barrier()
         return checkpoint.restore(output, engine.state, settings["identity"], before=before, device=device)
 
+    evaluate = None
+    if held_out := settings["evaluation"]:
+        rows = max(min(held_out["num_rows"], section.evaluation.max_rows), dist.get_world_size())
+        evaluate = Evaluation(engine, feed_of(held_out["packed"], held_out["fingerprint"], rows))
     peak, _ = peak_flops(device, engine.lm.dtype)
     try:
         progress = train(
@@ -172,6 +181,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
             leaving=PreemptionNotice(),
             roll_back=roll_back,
             note=BadRows(output, feed),
+            evaluate=evaluate,
             meter=Meter(device, flops=ModelFlops.of(engine.lm).of_batch, peak_flops=peak),
         )
     except TrainingStopped as stopped:
@@ -184,6 +194,10 @@ def _rank_main(settings: dict[str, Any]) -> None:
         dist.barrier()
         return
     saver.wait()
+    dist.barrier()
+    best = progress.best
+    if section.evaluation.final_model == "best" and best is not None and best[0] != progress.step:
+        checkpoint.load(checkpoint.step_folder(output, int(best[0])), engine.state)
     card = export.card(_facts(settings, layout, feed.groups, progress))
     value_of = None if section.ema_decay is None else engine.state.average_of
     export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card, value_of=value_of)
