@@ -5,10 +5,12 @@ as the same run. Values are written with `MlflowClient`, which holds no global s
 """
 
 import json
+import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -120,6 +122,11 @@ class Run:
         """The greatest step recorded of `metric`, -1 when there is none."""
         return max((point.step for point in self._client.get_metric_history(self.run_id, metric)), default=-1)
 
+    def history(self, metric: str) -> list[tuple[int, float]]:
+        """Steps and values recorded of `metric`, by step."""
+        points = self._client.get_metric_history(self.run_id, metric)
+        return sorted((point.step, point.value) for point in points)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         for key, value in tags.items():
@@ -135,8 +142,8 @@ class Run:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             self._client.log_figure(self.run_id, figure, artifact)
 
-    def log_input_table(self, uri: str, name: str, *, schema: pa.Schema, num_rows: int, digest: str) -> None:
-        """Record a table as an input of the run (data lineage)."""
+    def log_input_table(self, uri: str, name: str, *, schema: pa.Schema, num_rows: int | None, digest: str) -> None:
+        """Record a table as an input of the run (data lineage); `num_rows` where they are known."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entry = Dataset(
@@ -145,9 +152,51 @@ class Run:
             source_type="s3" if uri.startswith("s3://") else "local",
             source=json.dumps({"uri": uri}),
             schema=json.dumps({field.name: str(field.type) for field in schema}),
-            profile=json.dumps({"num_rows": num_rows}),
+            profile=None if num_rows is None else json.dumps({"num_rows": num_rows}),
         )
         self._client.log_inputs(self.run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", name)])])
+
+    def log_model(
+        self, name: str, uri: str, *, step: int, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Record weights that lie at `uri` as a logged model of this run, once a name; nothing is uploaded.
+
+        `metrics` are those of the model, and stand in the run under the same names. Returns the model's id.
+        """
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+        experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        known = self._client.search_logged_models(
+            [experiment_id], filter_string=f"source_run_id = '{self.run_id}' AND name = '{name}'"
+        )
+        if known:
+            return str(known[0].model_id)
+        marks = {**(tags or {}), "cslm.uri": uri, "cslm.step": str(step)}
+        model = self._client.create_logged_model(experiment_id, name, self.run_id, tags=marks)
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
+        now = int(time.time() * 1000)
+        points = [
+            Metric(key, float(value), now, step, model_id=model.model_id, run_id=self.run_id)
+            for key, value in metrics.items()
+        ]
+        if points:
+            self._client.log_batch(self.run_id, metrics=points)
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        return str(model.model_id)
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Record how busy this machine is, as metrics `system/...`, as long as the block lasts."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # It says on every start and end that it started and ended.
+        logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.WARNING)
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""

@@ -42,6 +42,8 @@ SETTINGS = {
     "deepspeed.precision": "fp32",
 }
 
+EVALUATED = {"train__evaluation__split": "test", "train__evaluation__every_steps": 5}
+
 
 def arguments(output, **changes):
     settings = {"output.path": output, **SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
@@ -62,7 +64,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(home, ray_cluster):
     """A model pre-trained without any disturbance."""
-    assert pretrain.main(arguments("base")) == 0
+    assert pretrain.main(arguments("base", **EVALUATED)) == 0
     return home / "base"
 
 
@@ -99,9 +101,20 @@ def test_losses_are_in_the_tracking_run_once_a_step(base):
     assert run._client.get_run(record["run_id"]).info.status == "FINISHED"
 
 
+def test_the_held_out_split_is_evaluated_at_its_steps_and_at_the_last(base):
+    record = storage.read_json(str(base / "mlflow_run.json"))
+    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{base.parent}/mlflow.db"})
+    history = run._client.get_metric_history(record["run_id"], "eval/loss/total")
+    assert [point.step for point in history] == [5, 10, 12]
+    summary = storage.read_json(str(base / "summary.json"))
+    assert summary["best_evaluation"]["loss"] == pytest.approx(min(point.value for point in history), abs=1e-4)
+    assert 0 < summary["mfu"] < 1
+    assert 0 <= summary["data_wait_fraction"] < 1
+
+
 def test_a_finished_job_says_so_and_does_nothing(base, capsys):
     before = (base / "model" / "model.safetensors").stat().st_mtime_ns
-    assert pretrain.main(arguments("base")) == 0
+    assert pretrain.main(arguments("base", **EVALUATED)) == 0
     assert "finished before" in capsys.readouterr().out
     assert (base / "model" / "model.safetensors").stat().st_mtime_ns == before
 

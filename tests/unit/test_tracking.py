@@ -1,7 +1,9 @@
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
@@ -103,6 +105,29 @@ def test_an_input_table_is_recorded_with_its_place_schema_and_size(run: Run) -> 
     assert entry.dataset.schema == '{"id": "string"}'
     assert entry.dataset.profile == '{"num_rows": 12}'
     assert entry.dataset.digest == "d" * 36
+
+
+def test_weights_are_recorded_once_as_a_logged_model_with_their_loss(run: Run) -> None:
+    client = MlflowClient(tracking_uri=run.uri)
+    uri = "s3://bucket/checkpoints/step-00000004"
+    first = run.log_model(
+        "step-4", uri, step=4, metrics={"checkpoint/eval_loss": 2.5}, tags={"cslm.kind": "checkpoint"}
+    )
+    assert run.log_model("step-4", uri, step=4, metrics=loss) == first
+    model = client.get_logged_model(first)
+    assert (model.name, model.source_run_id, model.tags["cslm.uri"]) == ("step-4", run.run_id, uri)
+    assert [(metric.key, metric.value, metric.step) for metric in model.metrics] == [("checkpoint/eval_loss", 2.5, 4)]
+    assert model.status == "READY"
+    assert [one.model_id for one in recorded(run).outputs.model_outputs] == [first]
+
+
+def test_the_machine_is_watched_without_a_run_of_the_whole_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    with run.system_metrics():
+        deadline_s = time.monotonic() + 60
+        while "system/cpu_utilization_percentage" not in recorded(run).data.metrics:
+            assert time.monotonic() < deadline_s
+    assert mlflow.active_run() is None
 
 
 def test_the_store_is_named_by_the_environment_or_lies_in_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

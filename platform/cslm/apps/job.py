@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cslm import storage
+from cslm.apps import provenance
 from cslm.cluster import ClusterSection
 from cslm.config import REQUIRED, Section, fingerprint, flatten, group, parse, setting, to_yaml
 from cslm.errors import EXIT_DONE, EXIT_FAILED, CslmError
@@ -102,6 +103,7 @@ class Job:
         if self._run is None:
             self._run = Run.open(self._config.tracking, job=self.name, output=self.output)
             self._run.log_params(flatten(self._config))
+            self._run.set_tags(provenance.tags())
             self._run.log_text(to_yaml(self._config), "config.yaml")
         return self._run
 

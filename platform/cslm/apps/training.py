@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cslm import cluster, storage
-from cslm.apps import training_preview, training_report
+from cslm.apps import training_curves, training_preview, training_report
 from cslm.apps.job import Job, JobConfig
 from cslm.config import fingerprint, group, setting
 from cslm.data import pack, sources
@@ -82,13 +82,14 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         stats["num_rows"] * config.train.epochs / config.train.rows_per_step
     )
     training_report.tell_epoch(job, stats, num_steps, config.train.rows_per_step)
+    _log_inputs(config.data, job, storage.read_json(f"{packed}_sizes.json")["files"])
     job.run.log_input_table(
         packed, "packed", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
     )
     evaluation = _held_out(config, job, tasks, start)
     # What a checkpoint must share with this run to be continued.
     identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config, document)}
-    from cslm.train import worker
+    from cslm.train import checkpoint, worker
 
     result = worker.run(
         {
@@ -110,8 +111,28 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     )
     training_report.show_losses(job, result)
     job.run.log_metrics({f"final/loss/{name}": value for name, value in result["loss_last"].items()})
+    training_curves.draw(job, list(result["loss_last"]))
+    kept = {step: checkpoint.step_folder(job.output, step) for step in checkpoint.complete_steps(job.output)}
+    training_report.log_models(job, result, kept, storage.join(job.output, "model"))
     summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
     job.complete(key, summary)
+
+
+def _log_inputs(section: sources.DataSection, job: Job, counted: Sequence[dict[str, Any]]) -> None:
+    """Record the tables that rows are made of, by the digests of their listings.
+
+    `counted` are the rows of the files that the split may lie in; the rows of alignments nobody counts.
+    """
+    tables = dict(sources.tables_of(sources.resolved(section)))
+    if section.alignments:
+        tables["alignments"] = sources.alignments_folder(section.alignments)
+    for name, uri in tables.items():
+        files = storage.list_files(uri, ".parquet") if storage.is_folder(uri) else [uri]
+        schema, _ = storage.parquet_schema(files[0]) if files else (pa.schema([]), 0)
+        digest = storage.listing_digest(uri, ".parquet")
+        rows = [one["rows"] for one in counted if one["table"] == name]
+        num_rows = sum(rows) if rows else None
+        job.run.log_input_table(uri, name, schema=schema.remove_metadata(), num_rows=num_rows, digest=digest)
 
 
 def _held_out(config: TrainingConfig, job: Job, tasks: Sequence[str], start: str) -> dict[str, Any] | None:

@@ -86,4 +86,25 @@ def show_losses(job: Job, result: Mapping[str, Any]) -> None:
     for task, last in result["loss_last"].items():
         table.add_row(task, f"{result['loss_first'].get(task, float('nan')):.3f}", f"{last:.3f}")
     job.console.print(table)
-    job.say(f"{result['tokens']:,} tokens at {result['throughput']['tokens_per_s']:,.0f} tokens/s")
+    told = [f"{result['tokens']:,} tokens at {result['throughput']['tokens_per_s']:,.0f} tokens/s"]
+    if "mfu" in result:
+        told.append(f"MFU {result['mfu']:.1%}")
+    told.append(f"{result['data_wait_fraction']:.2%} of the time waiting for data")
+    if best := result.get("best_evaluation"):
+        told.append(f"best held-out loss {best['loss']:.3f} at step {best['step']:,}")
+    if result["skipped_steps"] or result["roll_backs"]:
+        told.append(f"{result['skipped_steps']} steps skipped, went back {len(result['roll_backs'])} times")
+    job.say("; ".join(told))
+
+
+def log_models(job: Job, result: Mapping[str, Any], checkpoints: Mapping[int, str], model: str) -> None:
+    """Record the kept checkpoints, by their steps, and the final model as logged models of the run."""
+    losses = {int(step): loss for step, loss in result.get("evaluations", [])}
+    last = result["steps"]
+    for step, uri in checkpoints.items():
+        metrics = {"checkpoint/eval_loss": losses[step]} if step in losses else {}
+        job.run.log_model(f"checkpoint-{step:08d}", uri, step=step, metrics=metrics, tags={"cslm.kind": "checkpoint"})
+    metrics = {"model/loss": result["loss_last"]["total"]}
+    if last in losses:
+        metrics["model/eval_loss"] = losses[last]
+    job.run.log_model("model", model, step=last, metrics=metrics, tags={"cslm.kind": "hugging_face"})

@@ -102,4 +102,5 @@ def metrics_of(progress: Progress) -> dict[str, Any]:
     if progress.best is not None:
         told["best_evaluation"] = {"step": int(progress.best[0]), "loss": round(progress.best[1], 4)}
         told["stopped_early"] = progress.stopped
+        told["evaluations"] = [[int(step), loss] for step, loss in progress.evaluations]
     return told

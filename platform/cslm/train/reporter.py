@@ -52,18 +52,8 @@ class Reporter:
         if self._first_fraction is None:
             self._first_fraction = done if self._fraction else self._first_step / self._num_steps
         left_s = elapsed_s / max(done - self._first_fraction, 1 / self._num_steps) * (1 - done)
-        metric, unit = self._rate
-        if self._rate[0] not in metrics:
-            held_out = metrics.get("eval/loss/total")
-            if held_out is not None:
-                print(f"step {step}/{self._num_steps}  held-out loss {held_out:.3f}", flush=True)
-            return
-        errors = " ".join(f"{name.split('/')[2]} {value:.1%}" for name, value in metrics.items() if _is_error(name))
-        print(
-            f"step {step}/{self._num_steps}  loss {metrics['loss/total']:.3f}  {metrics[metric]:,.0f} {unit}  "
-            f"{round(left_s) // 60}:{round(left_s) % 60:02d} left" + (f"  error {errors}" if errors else ""),
-            flush=True,
-        )
+        left = f"{round(left_s) // 60}:{round(left_s) % 60:02d} left"
+        print(f"step {step}/{self._num_steps}  {line_of(metrics, self._rate)}  {left}", flush=True)
 
     def flush(self) -> None:
         """Wait until what was told so far is in the tracking store; raises what the store raised.
@@ -91,12 +81,13 @@ class Reporter:
             run = Run.attach(handle)
             # A resumed run repeats the steps since its checkpoint; they are recorded once.
             known = max(run.last_step("loss/total"), run.last_step("eval/loss/total"))
-            ended = False
-            while not ended:
-                rows, waiting, ended = self._collect()
-                run.log_metric_rows([row for row in rows if row[0] > known])
-                if waiting is not None:
-                    waiting.set()
+            with run.system_metrics():
+                ended = False
+                while not ended:
+                    rows, waiting, ended = self._collect()
+                    run.log_metric_rows([row for row in rows if row[0] > known])
+                    if waiting is not None:
+                        waiting.set()
         except BaseException as error:
             self._error = error
 
@@ -115,6 +106,30 @@ class Reporter:
                 return rows, row, False
             rows.append(row)
         return rows, None, False
+
+
+def line_of(metrics: Mapping[str, float], rate: tuple[str, str]) -> str:
+    """The figures of a line on the terminal: of those that are told, the ones that people watch."""
+    told = []
+    for name, form in (
+        ("loss/total", "loss {:.3f}"),
+        ("eval/loss/total", "held out {:.3f}"),
+        ("optimizer/learning_rate", "rate {:.2e}"),
+        ("optimizer/grad_norm", "norm {:.3g}"),
+        (rate[0], "{:,.0f} " + rate[1]),
+        ("throughput/mfu", "MFU {:.1%}"),
+        ("time/data_wait_fraction", "waiting {:.1%}"),
+    ):
+        if name in metrics:
+            told.append(form.format(metrics[name]))
+    memory = metrics.get("memory/device_peak_bytes", metrics.get("memory/process_bytes"))
+    if memory is not None:
+        told.append(f"{memory / 2**30:.1f} GiB")
+    for name, word in (("guard/skipped_steps", "skipped"), ("guard/roll_backs", "went back")):
+        if metrics.get(name):
+            told.append(f"{word} {metrics[name]:.0f}")
+    errors = " ".join(f"{name.split('/')[2]} {value:.1%}" for name, value in metrics.items() if _is_error(name))
+    return "  ".join([*told, f"error {errors}"] if errors else told)
 
 
 def _is_error(metric: str) -> bool:
