@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cslm import storage
@@ -212,7 +214,49 @@ def test_the_epoch_is_accounted_for_in_the_tracking_run(base):
     stats = storage.read_json(str(base / "packed" / "stats.json"))
     assert metrics["data/tokens/asr/en"] == stats["tasks"]["asr/en"]["tokens"] > 0
     kept = {one.path for one in run._client.list_artifacts(record["run_id"])}
-    assert {"mixture.txt", "mixture.json"} <= kept
+    assert {"mixture.txt", "mixture.json", "curves.png"} <= kept
+    assert (base / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_run_tells_what_it_was_made_of_and_with(base):
+    record = storage.read_json(str(base / "mlflow_run.json"))
+    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{base.parent}/mlflow.db"})
+    found = run._client.get_run(record["run_id"])
+    inputs = {one.dataset.name for one in found.inputs.dataset_inputs}
+    assert inputs == {"units", "parallel_text", "dialogues", "packed", "packed_evaluation"}
+    assert found.data.tags["version.torch"] == torch.__version__
+    models = [run._client.get_logged_model(one.model_id) for one in found.outputs.model_outputs]
+    assert {model.name for model in models} == {"checkpoint-00000004", "checkpoint-00000008", "model"}
+    assert {model.tags["cslm.uri"] for model in models} >= {str(base / "model")}
+    assert found.data.metrics["throughput/mfu"] > 0
+    assert 0 < found.data.metrics["data/packing_efficiency"] <= 1
+    assert found.data.metrics["memory/process_bytes"] > 1e8
+
+
+@pytest.mark.slow
+def test_rows_without_a_finite_loss_are_passed_over_or_end_the_run_with_their_names(base, home, capsys):
+    """A model in which one token's embedding is infinite: rows that have it are really not to be learned from."""
+    ids = storage.read_table(str(base / "packed"), ["input_ids"]).column("input_ids").to_pylist()
+    rows_of = Counter(token for row in ids for token in set(row))
+    poison = next(token for token, rows in rows_of.items() if rows == 1)
+    shutil.copytree(base / "model", home / "poisoned")
+    state = load_file(home / "poisoned" / "model.safetensors")
+    state["model.embed_tokens.weight"][poison] = float("inf")
+    save_file(state, home / "poisoned" / "model.safetensors", metadata={"format": "pt"})
+    # As many steps as there are rows for, so that the one comes.
+    changes = {"model__path": "poisoned", "train__max_steps": -(-len(ids) // 4), "train__checkpoint_every_steps": 100}
+    assert pretrain.main(arguments("skipping", **changes)) == 0
+    assert storage.read_json(str(home / "skipping" / "summary.json"))["skipped_steps"] >= 1
+    told = storage.read_json(str(home / "skipping" / "bad_rows.json"))[0]
+    assert "the loss must be finite" in told["reason"]
+    named = [storage.read_table(row["file"], ["input_ids"]).column("input_ids")[row["row"]] for row in told["rows"]]
+    assert any(poison in row.as_py() for row in named)
+    assert len(named) <= 2  # a micro batch, not the whole step
+    assert pretrain.main(arguments("stopping", **changes, train__guard__action="stop")) == 1
+    assert f"step {told['step']}: the loss must be finite" in capsys.readouterr().err
+    record = storage.read_json(str(home / "stopping" / "mlflow_run.json"))
+    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{home}/mlflow.db"})
+    assert run._client.get_run(record["run_id"]).info.status == "FAILED"
 
 
 def test_an_interleaved_answer_without_alignments_is_refused(base, home, capsys):

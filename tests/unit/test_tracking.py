@@ -110,9 +110,8 @@ def test_an_input_table_is_recorded_with_its_place_schema_and_size(run: Run) -> 
 def test_weights_are_recorded_once_as_a_logged_model_with_their_loss(run: Run) -> None:
     client = MlflowClient(tracking_uri=run.uri)
     uri = "s3://bucket/checkpoints/step-00000004"
-    first = run.log_model(
-        "step-4", uri, step=4, metrics={"checkpoint/eval_loss": 2.5}, tags={"cslm.kind": "checkpoint"}
-    )
+    loss = {"checkpoint/eval_loss": 2.5}
+    first = run.log_model("step-4", uri, step=4, metrics=loss, tags={"cslm.kind": "checkpoint"})
     assert run.log_model("step-4", uri, step=4, metrics=loss) == first
     model = client.get_logged_model(first)
     assert (model.name, model.source_run_id, model.tags["cslm.uri"]) == ("step-4", run.run_id, uri)

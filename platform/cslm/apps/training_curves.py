@@ -28,16 +28,15 @@ def draw(job: Job, groups: Sequence[str]) -> None:
 
 
 def picture(histories: Mapping[str, History]) -> "Figure":
-    """One panel each for losses, held-out losses, learning rates and gradient norm; what was not recorded is left out."""
+    """A panel each for losses, held-out losses, learning rates and gradient norm, of those that were recorded."""
     from matplotlib.figure import Figure
 
+    optimizer = _of(histories, "optimizer/")
     panels = {
         "loss": _of(histories, "loss/"),
         "held-out loss": _of(histories, "eval/loss/"),
-        "learning rate": {name: history for name, history in _of(histories, "optimizer/").items() if name in _RATES},
-        "gradient norm": {
-            name: history for name, history in _of(histories, "optimizer/").items() if name == "grad_norm"
-        },
+        "learning rate": {name: points for name, points in optimizer.items() if name in _RATES},
+        "gradient norm": {name: points for name, points in optimizer.items() if name == "grad_norm"},
     }
     told = {title: lines for title, lines in panels.items() if lines}
     figure = Figure(figsize=(12, 3 * max(len(told), 1)), layout="constrained")
@@ -47,9 +46,8 @@ def picture(histories: Mapping[str, History]) -> "Figure":
 
 
 def _of(histories: Mapping[str, History], prefix: str) -> dict[str, History]:
-    return {
-        name.removeprefix(prefix): points for name, points in histories.items() if name.startswith(prefix) and points
-    }
+    found = {name: points for name, points in histories.items() if name.startswith(prefix) and points}
+    return {name.removeprefix(prefix): points for name, points in found.items()}
 
 
 def _panel(axes: "Axes", title: str, lines: Mapping[str, History]) -> None:
