@@ -224,7 +224,7 @@ def test_the_run_tells_what_it_was_made_of_and_with(base):
     found = run._client.get_run(record["run_id"])
     inputs = {one.dataset.name for one in found.inputs.dataset_inputs}
     assert inputs == {"units", "parallel_text", "dialogues", "packed", "packed_evaluation"}
-    assert found.data.tags["version.torch"] == torch.__version__
+    assert torch.__version__.startswith(found.data.tags["version.torch"])
     models = [run._client.get_logged_model(one.model_id) for one in found.outputs.model_outputs]
     assert {model.name for model in models} == {"checkpoint-00000004", "checkpoint-00000008", "model"}
     assert {model.tags["cslm.uri"] for model in models} >= {str(base / "model")}
