@@ -1,11 +1,7 @@
 """A training state saved on a GPU comes back on it, under the same ZeRO stage and under another. Needs no Ray."""
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cslm.data.feed import Batch
@@ -19,18 +15,6 @@ from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_confi
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CUDA = torch.device("cuda", 0)
 IDENTITY = {"vocabulary": "v", "packed": "p", "training": "t"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +42,7 @@ def engine_of(folder, stage, precision, recipe=None):
 
 def trained(engine, steps):
     ids = torch.randint(0, 1024, (2, 128), generator=torch.Generator().manual_seed(0))
-    batch = Batch(ids, torch.arange(128).expand(2, -1), ids.roll(-1, 1), torch.zeros_like(ids))
+    batch = Batch(ids, torch.arange(128).repeat(2, 1), ids.roll(-1, 1), torch.zeros_like(ids))
     losses = []
     for _ in range(steps):
         sums = engine.accumulate(batch, 256)

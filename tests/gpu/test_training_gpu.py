@@ -1,11 +1,7 @@
 """The engine on a GPU: what it computes is what plain PyTorch computes. Needs no Ray."""
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cslm.data.feed import IGNORE, Batch
@@ -20,18 +16,6 @@ from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_confi
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CUDA = torch.device("cuda", 0)
 LENGTHS = [[100, 57, 90], [200, 31]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def model(dtype):
