@@ -4,12 +4,17 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from cslm.data.feed import Batch
+from cslm.train import checkpoint
+from cslm.train.guard import GuardSection
+from cslm.train.loop import TrainSection, train
+from cslm.train.progress import Progress
 from tests.data import ranks
 
 # A token whose embedding is infinite: what has it in its row has no finite loss.
@@ -103,3 +108,66 @@ def test_a_step_that_falls_leaves_no_trace(tmp_path):
 @pytest.mark.slow
 def test_under_every_stage_precision_and_optimizer(tmp_path):
     ranks.run(2, check_all, poisoned_model(tmp_path), ALL)
+
+
+class Feed:
+    """Rows that follow from the step; those of steps 7 and 8 have no finite loss."""
+
+    groups = ("text/en",)
+    num_rows = 1000
+
+    def __init__(self, steps):
+        self._steps = list(steps)
+
+    def batches(self, number):
+        number = self._steps[number]
+        rows = range(dist.get_rank(), ranks.ROWS, dist.get_world_size())
+        return [batch(number, row, poisoned=number in (7, 8)) for row in rows]
+
+    def rows_of_step(self, number):
+        return np.arange(ranks.ROWS) + ranks.ROWS * number
+
+
+def check_way_back(start, folder, stage, optimizer):
+    """Back from two bad steps in a row, with checkpoints on disk and the engine at work."""
+    section = TrainSection(
+        checkpoint_every_steps=3, log_every_steps=100, guard=GuardSection(roll_back_after=2), max_steps=10
+    )
+    engine = ranks.engine(start, stage, optimizer=optimizer)
+    identity = {"vocabulary": "abc"}
+    saver = checkpoint.Saver(folder, engine.state, identity, keep_last=2)
+    noted = []
+
+    def roll_back(before):
+        saver.wait()
+        dist.barrier()
+        return checkpoint.restore(folder, engine.state, identity, before=before)
+
+    done = train(
+        engine,
+        Feed(range(30)),
+        section,
+        10,
+        Progress(),
+        report=lambda step, metrics: None,
+        checkpoint=saver,
+        roll_back=roll_back,
+        note=lambda step, reason, rows: noted.append((step, rows)),
+    )
+    saver.wait()
+    assert done.guard.roll_backs == [[6, 9]]
+    assert done.guard.skipped == 2
+    assert [(step, rows) for step, rows in noted] == [(8, list(range(28, 32))), (9, list(range(32, 36)))]
+    other = ranks.engine(start, stage, optimizer=optimizer)
+    steps = [*range(6), *range(9, 30)]
+    train(other, Feed(steps), section, 10, Progress(), report=lambda *_: None, checkpoint=lambda _: None)
+    held_there, held_here = held(other), held(engine)
+    for name, values in held_there.items():
+        assert torch.equal(values, held_here[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "optimizer"), [(3, "adamw"), (3, "muon"), (2, "adamw"), (0, "adamw")])
+def test_going_back_ends_as_if_the_rows_had_not_been(tmp_path, stage, optimizer):
+    start = poisoned_model(tmp_path / "start")
+    ranks.run(2, check_way_back, start, str(tmp_path / "output"), stage, optimizer)
