@@ -70,6 +70,9 @@ def check(start, stage, precision, optimizer):
         assert first == second
         assert first[1].applied
         assert 0 < first[1].norm < math.inf
+    names = {"learning_rate", "embedding_learning_rate"} | ({"muon_learning_rate"} if optimizer == "muon" else set())
+    assert plain.rates().keys() == names
+    assert plain.rates()["learning_rate"] == 1e-3
     before = held(guarded)
     loss, fallen = step(guarded, 7, poisoned=True)
     assert not math.isfinite(loss)

@@ -94,6 +94,15 @@ class ZeroEngine:
         self._scheduled = self._steps_done()
         return self._gate.result
 
+    def rates(self) -> dict[str, float]:
+        """The learning rates that the last step had, also those of a DeepSpeed scheduler."""
+        groups = self._optimizer.param_groups
+        others = [float(group["lr"]) for group in groups if not group.get("use_muon")]
+        muon_rates = [float(group["lr"]) for group in groups if group.get("use_muon")]
+        # The embeddings come first, unless they are not trained.
+        told = {"learning_rate": others[-1], "embedding_learning_rate": others[0]} if others else {}
+        return told | ({"muon_learning_rate": muon_rates[0]} if muon_rates else {})
+
     @torch.no_grad()
     def evaluate(self, batch: Batch, num_groups: int) -> torch.Tensor:
         """Forward of one batch: sums and counts of `num_groups` groups, [2, num_groups]; all ranks must call."""

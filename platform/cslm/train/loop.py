@@ -101,6 +101,9 @@ class Engine(Protocol):
     def step(self, scale: float, *, keep: bool = True, norm_limit: float = math.inf) -> Step:
         """Apply the gradient at `scale` times the peak learning rates, or let it fall: see `ZeroEngine.step`."""
 
+    def rates(self) -> dict[str, float]:
+        """The learning rates of the last step, by name."""
+
 
 def schedule_of(section: TrainSection, num_steps: int) -> Schedule:
     """How the learning rate goes over `num_steps`."""
@@ -186,7 +189,7 @@ def train(
             meter.leave_out(time.perf_counter() - started_s)
         if last or progress.step == 1 or progress.step % section.log_every_steps == 0:
             metrics |= {f"loss/{name}": value for name, value in progress.take_losses(feed.groups).items()}
-            metrics |= rates(section, scale)
+            metrics |= {f"optimizer/{name}": rate for name, rate in engine.rates().items()}
             metrics["optimizer/grad_norm"] = step.norm
             metrics |= meter.take(progress)
             metrics["progress/epoch"] = progress.data_step * section.rows_per_step / feed.num_rows
@@ -202,15 +205,6 @@ def train(
             checkpoint(progress)
             owes_checkpoint = False
     return progress
-
-
-def rates(section: TrainSection, scale: float) -> dict[str, float]:
-    """The learning rates at a share of their peaks."""
-    told = {"optimizer/learning_rate": section.learning_rate * scale}
-    told["optimizer/embedding_learning_rate"] = (section.embedding_learning_rate or section.learning_rate) * scale
-    if section.optimizer == "muon":
-        told["optimizer/muon_learning_rate"] = section.muon_learning_rate * scale
-    return told
 
 
 def go_back(

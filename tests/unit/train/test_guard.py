@@ -88,6 +88,9 @@ class ChosenEngine:
             self.learned.append(self._row)
         return Step(1.0 if keep else math.nan, keep)
 
+    def rates(self):
+        return {"learning_rate": 1e-3}
+
 
 class OneRowFeed:
     """One row a step, numbered as the step."""

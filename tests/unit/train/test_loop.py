@@ -17,16 +17,19 @@ class CountingEngine:
     device = torch.device("cpu")
 
     def __init__(self):
-        self.calls, self.rates = [], []
+        self.calls, self.scales = [], []
 
     def accumulate(self, batch, num_targets):
         self.calls.append((batch.num_targets, num_targets))
         counts = float(batch.num_targets)
         return torch.tensor([[counts, 0.0], [counts, 0.0]], dtype=torch.float64)
 
-    def step(self, rate, *, keep=True, norm_limit=math.inf):
-        self.rates.append(rate)
+    def step(self, scale, *, keep=True, norm_limit=math.inf):
+        self.scales.append(scale)
         return Step(0.5, keep)
+
+    def rates(self):
+        return {"learning_rate": 1e-3}
 
 
 class TwoBatchFeed:
@@ -73,8 +76,8 @@ def test_a_resumed_run_takes_the_steps_that_are_left(process_group):
         report=lambda *_: None,
         checkpoint=lambda progress: saved.append(progress.step),
     )
-    assert len(engine.rates) == 3
-    assert engine.rates == [schedule_of(section, 6).scale(step) for step in (3, 4, 5)]
+    assert len(engine.scales) == 3
+    assert engine.scales == [schedule_of(section, 6).scale(step) for step in (3, 4, 5)]
     assert saved == [4]  # none behind the last step: the model itself is written then
 
 
