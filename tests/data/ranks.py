@@ -49,8 +49,10 @@ def _start(rank: int, size: int, port: int, work: Callable[..., Any], arguments:
     dist.destroy_process_group()
 
 
-def engine(start: str, stage: int, precision: str = "fp32", optimizer: str = "adamw") -> ZeroEngine:
-    """An engine of this rank over ROWS rows a step."""
+def engine(
+    start: str, stage: int, precision: str = "fp32", optimizer: str = "adamw", changes: dict[str, Any] | None = None
+) -> ZeroEngine:
+    """An engine of this rank over ROWS rows a step; `changes` are laid over DeepSpeed's settings, one level deep."""
     size = dist.get_world_size()
     config = deepspeed_config(
         DeepSpeedSection(zero_stage=stage, precision=precision),
@@ -60,6 +62,8 @@ def engine(start: str, stage: int, precision: str = "fp32", optimizer: str = "ad
         world_size=size,
         on_cpu=True,
     )
+    for key, value in (changes or {}).items():
+        config[key] = {**config.get(key, {}), **value}
     return ZeroEngine(start, config, 1, torch.device("cpu"), Recipe(embedding_learning_rate=1e-3))
 
 

@@ -89,6 +89,7 @@ def go_on(start, folder, case, exact):
         assert losses == pytest.approx(expected["losses"], abs=tolerance)
 
 
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
 CASES = {
     "stage0": (0, "fp32", "adamw"),
     "stage1": (1, "fp32", "adamw"),
@@ -100,6 +101,11 @@ CASES = {
     "stage2-muon": (2, "fp32", "muon"),
     "stage3-muon": (3, "fp32", "muon"),
     "stage3-muon-bf16": (3, "bf16", "muon"),
+    # Many sub-groups; masters on the host; fp32 sums of bf16 gradients.
+    "stage3-parts": (3, "fp32", "adamw", {"zero_optimization": {"sub_group_size": 5000}}),
+    "stage3-offload": (3, "bf16", "adamw", OFFLOAD),
+    "stage2-offload": (2, "bf16", "adamw", OFFLOAD),
+    "stage1-sums": (1, "bf16", "adamw", {"data_types": {"grad_accum_dtype": "fp32"}}),
 }
 # Saved on N ranks, goes on on M, and these (saved as, goes on as).
 SAME = [(case, case) for case in CASES]
