@@ -8,6 +8,7 @@ from cslm.data.feed import Batch
 from cslm.lm.lora import LoraSection
 from cslm.train import checkpoint
 from cslm.train.build import Recipe
+from cslm.train.compute import ComputeSection
 from cslm.train.engine import ZeroEngine
 from cslm.train.progress import Progress
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
@@ -28,7 +29,11 @@ def folder(tmp_path_factory):
     return path
 
 
-def engine_of(folder, stage, precision, recipe=None):
+# Not Liger Kernel's, which would stay for the other tests of the process.
+PLAIN = Recipe(compute=ComputeSection(kernels="torch"))
+
+
+def engine_of(folder, stage, precision, recipe=PLAIN):
     config = deepspeed_config(
         DeepSpeedSection(zero_stage=stage, precision=precision),
         OptimizerSettings("adamw", 1e-3, 0.02, (0.9, 0.95), 0.0, 1.0),
@@ -83,7 +88,7 @@ def test_a_saved_state_comes_back(folder, tmp_path, saved, restored, precision):
 
 
 def test_adapters_train_alone_and_are_in_the_weights_that_are_gathered(folder):
-    engine = engine_of(folder, 3, "bf16", Recipe(lora=LoraSection(rank=8)))
+    engine = engine_of(folder, 3, "bf16", Recipe(lora=LoraSection(rank=8), compute=PLAIN.compute))
     begun = engine.gather()
     losses = trained(engine, 4)
     assert losses[-1] < losses[0]

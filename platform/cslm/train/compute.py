@@ -1,5 +1,6 @@
 """How forward and backward are computed: what is computed again to save memory, fused kernels, compiled layers."""
 
+import sys
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -60,6 +61,12 @@ def _compile_layers(lm: "PreTrainedModel", section: ComputeSection, device: torc
             "train.compute.compile: needs a GPU, deepspeed.zero_stage 0 to 2 (under 3 weights come and go inside a "
             "layer) and train.compute.kernels auto or torch (the compiler fuses by itself), found "
             f"{device.type}, {zero_stage} and {section.kernels}"
+        )
+    rotary = getattr(sys.modules[type(lm).__module__], "apply_rotary_pos_emb", None)
+    if getattr(rotary, "__module__", "").startswith("liger_kernel"):
+        raise ConfigError(
+            "train.compute.compile: another model of this process took Liger Kernel's rotary embedding, which the "
+            "compiler gets wrong; compile in a process of its own"
         )
     classes = layer_classes(lm)
     for module in lm.modules():

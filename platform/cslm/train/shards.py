@@ -100,14 +100,14 @@ class Part:
         made = self.master.new_zeros(size) if size else torch.zeros_like(self.master.detach())
         self.state.setdefault(self.master, {})[key] = made
 
-    def set_scalar(self, key: str, value: float, *, as_tensor: bool) -> None:
-        """Set a state that is one number, in the form that the optimizer counts in."""
+    def set_scalar(self, key: str, value: float, *, as_tensor: torch.device | None) -> None:
+        """Set a state that is one number, in the form that the optimizer counts in: a tensor on a device, or plain."""
         states = self.state.setdefault(self.master, {})
         known = states.get(key)
         if torch.is_tensor(known):
             known.fill_(value)
         else:
-            states[key] = torch.tensor(value, dtype=torch.float32) if as_tensor else int(value)
+            states[key] = torch.tensor(value, dtype=torch.float32, device=as_tensor) if as_tensor else int(value)
 
     def _layout(self, key: str, flat: torch.Tensor) -> Sequence[Place]:
         if flat.numel() == self.master.numel() and not (key == _MOMENTUM and self.momentum):
@@ -191,10 +191,9 @@ class TrainingState:
         """
         basic = getattr(self._optimizer, "optimizer", self._optimizer)
         basic = getattr(basic, "aux_optimizer", None) or basic  # what steps beside Muon
-        as_tensor = isinstance(basic, torch.optim.Adam | torch.optim.AdamW)
         for part in self.parts:
             with part.resident(write=True):
-                self._restore_part(part, reader, as_tensor)
+                self._restore_part(part, reader, _counts_on(basic, part.master))
         for key in _COUNTERS:
             if key in counters:
                 setattr(self._engine, key, int(counters[key]))
@@ -204,7 +203,7 @@ class TrainingState:
                 setattr(scaler, key, counters[key])
         _refresh(self._optimizer)
 
-    def _restore_part(self, part: Part, reader: Reader, as_tensor: bool) -> None:
+    def _restore_part(self, part: Part, reader: Reader, as_tensor: torch.device | None) -> None:
         # Moments that do not exist yet are made; those that were made and are not saved begin at zero again.
         for key in {key for place in part.places for key in reader.states_of(place.name)} - {MASTER}:
             if key not in EXTRAS:
@@ -230,6 +229,14 @@ class TrainingState:
 
     def _scaler(self) -> Any:
         return getattr(self._optimizer, "loss_scaler", None) or getattr(self._optimizer, "loss_scale_config", None)
+
+
+def _counts_on(optimizer: Any, master: torch.Tensor) -> torch.device | None:
+    """Where PyTorch's Adam counts its steps: beside the weights when it is fused, else on the CPU. None: others."""
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return None
+    beside = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return master.device if beside else torch.device("cpu")
 
 
 def _parts(optimizer: Any, names: dict[int, str]) -> list[Part]:
