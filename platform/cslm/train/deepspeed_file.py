@@ -80,12 +80,14 @@ def completed(
     """
     _refuse(document)
     config = copy.deepcopy(document)
-    batch_sizes(
+    train, micro = batch_sizes(
         document,
         rows_per_step=ours["train_batch_size"],
         micro_batch_rows=ours["train_micro_batch_size_per_gpu"],
         world_size=world_size,
     )
+    # What the file leaves open of the three follows from what it fixes.
+    ours = {**ours, **dict(zip(_SIZES, (train, micro, train // micro // world_size), strict=True))}
     answers = _answers(ours, facts, document)
     unknown = []
     for path in list(_autos(config)):

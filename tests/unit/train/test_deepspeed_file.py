@@ -82,6 +82,7 @@ def test_batch_sizes_of_the_file_decide(sizes, expected):
 
 def test_sizes_that_contradict_each_other_are_refused_with_all_of_them():
     sizes = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 3}
+    assert [completed({"train_batch_size": 16})[name] for name in deepspeed_file._SIZES] == [16, 2, 4]
     with pytest.raises(ConfigError, match=r"train_batch_size must be .* found train_batch_size 16, .* 2 workers"):
         completed({**sizes, "zero_optimization": {"stage": 1}})
 
