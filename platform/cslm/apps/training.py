@@ -303,7 +303,9 @@ def _identity(config: TrainingConfig, document: dict[str, Any] | None) -> str:
         [
             config.train.model_dump(exclude=harmless | steps),
             config.deepspeed.model_dump(exclude=sharding),
-            config.model.lora.model_dump(),
+            config.model.model_dump(exclude={"path"}),
+            # Another start model is another training, wherever it lies.
+            config.model.path and storage.listing_digest(storage.absolute(config.model.path)),
             document,
         ]
     )

@@ -33,6 +33,7 @@ SHAPES: dict[str, dict[str, int]] = {
 
 
 _EMBEDDING_STD = 0.5
+_MADE_OF = "cslm_start.json"
 
 
 class ModelSection(Section):
@@ -60,16 +61,21 @@ def prepare(
 ) -> Vocabulary:
     """Make the folder that training starts from, unless it is there already, and return its vocabulary.
 
+    A folder that was made by other settings, or of another state of the given model, is made anew.
+
     `texts` gives the corpus text for a new text tokenizer, `codebook` what each unit stands for, [num_units, D] or
     None when that is unknown; each is called only when it is needed. Raises CheckpointError when a
     given model's units are another tokenizer's, ConfigError for an unknown shape.
     """
+    made_of = _made_of(section, seed)
     if vocabulary.has_vocabulary(folder):
         layout = vocabulary.load(folder)
         layout.require_units_of([unit_tokenizer], folder)
         if section.path is not None and vocabulary.has_vocabulary(storage.absolute(section.path)):
             vocabulary.load(storage.absolute(section.path)).require_same(layout, folder)
-        return layout
+        if made_of == _noted(folder):
+            return layout
+        storage.remove(folder)
     if section.path is None:
         if section.shape not in SHAPES:
             raise ConfigError(f"model.shape: must be one of {', '.join(SHAPES)}, found {section.shape}")
@@ -78,7 +84,7 @@ def prepare(
         torch.manual_seed(seed)
         model = _from_shape(section, tokenizer, layout)
         _place_units(model, layout, codebook())
-        save(folder, model, tokenizer, layout)
+        save(folder, model, tokenizer, layout, made_of=made_of)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
         if vocabulary.has_vocabulary(source):
@@ -87,6 +93,7 @@ def prepare(
             # Nothing is added, so nothing has to be loaded.
             with storage.published_folder(folder) as target:
                 shutil.copytree(source, target, dirs_exist_ok=True)
+                storage.write_json(storage.join(target, _MADE_OF), made_of)
             return layout
         tokenizer = text_tokenizer.load(source)
         layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
@@ -95,8 +102,20 @@ def prepare(
         if model.get_input_embeddings().weight.shape[0] < layout.num_rows:
             model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
         _place_units(model, layout, codebook())
-        save(folder, model, tokenizer, layout)
+        save(folder, model, tokenizer, layout, made_of=made_of)
     return layout
+
+
+def _made_of(section: ModelSection, seed: int) -> dict[str, Any]:
+    """What a start folder follows from beside the corpus, to know it by later."""
+    if section.path is None:
+        return {**section.model_dump(exclude={"path", "lora"}), "seed": seed}
+    return {"path": storage.absolute(section.path), "files": storage.listing_digest(storage.absolute(section.path))}
+
+
+def _noted(folder: str) -> dict[str, Any] | None:
+    note = storage.join(folder, _MADE_OF)
+    return dict(storage.read_json(note)) if storage.exists(note) else None
 
 
 def reader(
@@ -150,12 +169,19 @@ def save(
     tokenizer: "PreTrainedTokenizerFast",
     layout: Vocabulary,
     state: dict[str, torch.Tensor] | None = None,
+    *,
+    made_of: dict[str, Any] | None = None,
 ) -> None:
-    """Write model, tokenizer and vocabulary as one folder, whole or absent; `state` replaces the model's weights."""
+    """Write model, tokenizer and vocabulary as one folder, whole or absent; `state` replaces the model's weights.
+
+    `made_of` is noted in the folder of a start model.
+    """
     with storage.published_folder(folder) as target:
         model.save_pretrained(target, state_dict=state)
         tokenizer.save_pretrained(target)
         layout.save(target)
+        if made_of is not None:
+            storage.write_json(storage.join(target, _MADE_OF), made_of)
 
 
 def _extend(tokenizer: Any, num_units: int, unit_tokenizer: str, frame_rate_hz: float) -> Vocabulary:

@@ -95,6 +95,18 @@ def test_a_start_made_from_another_model_is_refused_with_both_hashes(tmp_path):
         prepare(tmp_path / "start", path=str(tmp_path / "other"))
 
 
+def test_a_start_of_other_settings_or_of_a_changed_model_is_made_anew(tmp_path):
+    _, embedding = prepare(tmp_path / "base")
+    _, wider = prepare(tmp_path / "base", shape="mini")
+    assert wider.shape[1] > embedding.shape[1]
+    prepare(tmp_path / "start", path=str(tmp_path / "base"))
+    before = (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns
+    prepare(tmp_path / "start", path=str(tmp_path / "base"))
+    assert (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns == before
+    prepare(tmp_path / "base", shape="micro")
+    assert torch.equal(prepare(tmp_path / "start", path=str(tmp_path / "base"))[1], embedding)
+
+
 def test_a_reader_has_the_tokenizer_and_vocabulary_of_the_model_to_be(tmp_path):
     facts = {"num_units": len(HEAPS), "unit_tokenizer": "abc", "frame_rate_hz": 25.0}
     section = ModelSection(shape="micro", text_vocab_size=320)
