@@ -40,7 +40,7 @@ $(SETUP): requirements.lock
 
 test: $(SETUP) ## the layers' contracts and all tests but the slow ones
 	$(BIN)/lint-imports --no-logo
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --no-loadscope-reorder
 
 test-slow: $(SETUP) ## the proofs that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800

@@ -5,22 +5,34 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run side by side under `-n 2 --dist loadgroup`: tests of Ray one after the other, others by files.
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
-    A test with an `xdist_group` of its own keeps it.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            needs_ray = "integration" in item.path.parts or "ray_cluster" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
+# Tests of `integration` that start ranks of their own and no Ray.
+WITHOUT_RAY = {"test_checkpoints.py", "test_equalities.py", "test_guard.py", "test_model_families.py", "test_muon.py"}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Under `-n 2`: tests of Ray one after the other, beside them all others, a file at a time."""
+    return ByCluster(config, log)
+
+
+class ByCluster(LoadScopeScheduling):
+    """What needs the same cluster runs in the same process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder, _, file = nodeid.partition("::")[0].rpartition("/")
+        return "ray" if folder.endswith("integration") and file not in WITHOUT_RAY else f"{folder}/{file}"
 
 
 @pytest.fixture(scope="session")

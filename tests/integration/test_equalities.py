@@ -21,7 +21,6 @@ from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 from tests.data import ranks
 
-pytestmark = pytest.mark.xdist_group("ranks")
 ROWS, STEPS, ROW_LENGTH, RATE, EMBEDDING_RATE, DECAY = 4, 4, 48, 2e-3, 3e-3, 0.01
 FEED = {"row_length": ROW_LENGTH, "rows_per_step": ROWS, "seed": 5, "pad_id": 0, "vocabulary": "v"}
 

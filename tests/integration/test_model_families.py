@@ -30,7 +30,6 @@ from cslm.train.objective import PackedObjective
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 from tests.data import ranks
 
-pytestmark = pytest.mark.xdist_group("ranks")
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}

@@ -3,7 +3,6 @@
 import socket
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -17,8 +16,6 @@ from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
-# Ranks without Ray: they run beside the tests that need it.
-pytestmark = pytest.mark.xdist_group("ranks")
 PRECISIONS = ("fp32", "bf16")
 
 
