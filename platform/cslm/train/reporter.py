@@ -79,13 +79,14 @@ class Reporter:
     def _write(self, handle: Mapping[str, str]) -> None:
         try:
             run = Run.attach(handle)
-            # A resumed run repeats the steps since its checkpoint; they are recorded once.
+            # A run that was resumed or went back repeats the steps since its checkpoint; they are recorded once.
             known = max(run.last_step("loss/total"), run.last_step("eval/loss/total"))
             with run.system_metrics():
                 ended = False
                 while not ended:
                     rows, waiting, ended = self._collect()
                     run.log_metric_rows([row for row in rows if row[0] > known])
+                    known = max([known, *(step for step, _ in rows)])
                     if waiting is not None:
                         waiting.set()
         except BaseException as error:
