@@ -97,6 +97,7 @@ def test_the_same_command_again_does_nothing_and_needs_no_ray(undisturbed, token
     assert "finished before, nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_steps_apart_and_a_given_latency_come_to_the_same_tables(undisturbed, tokenized, home, ray_cluster):
     latency_s = storage.read_json(str(undisturbed / "aligner.json"))["latency_s"]
     assert run(tokenized, home / "out", align__latency_s=latency_s, decode__apart="true") == 0

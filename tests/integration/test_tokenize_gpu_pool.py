@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cslm import storage
 from tests.data import sounds
 
@@ -24,6 +26,7 @@ sys.exit(tokenize.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_actors_that_hold_gpus_take_what_is_decoded_beside_them(home):
     rows = []
     for number in range(24):
