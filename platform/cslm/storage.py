@@ -4,7 +4,6 @@ The only module that opens files. Local writes go to a temporary name beside the
 stores publish an object only when its upload is complete, so there one upload of the whole is atomic.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -25,6 +24,18 @@ from pyarrow import fs as pafs
 from cslm.errors import ConfigError
 from cslm.filesystems import filesystem as filesystem
 from cslm.filesystems import is_uri as is_uri
+from cslm.listings import Entry as Entry
+from cslm.listings import digest as digest
+from cslm.listings import entry as entry
+from cslm.listings import exists as exists
+from cslm.listings import is_folder as is_folder
+from cslm.listings import join as join
+from cslm.listings import list_entries as list_entries
+from cslm.listings import list_files as list_files
+from cslm.listings import list_folder as list_folder
+from cslm.listings import listing_digest as listing_digest
+from cslm.listings import name as name
+from cslm.listings import parent as parent
 from cslm.storage_faults import about, retried
 from cslm.storage_faults import fault as fault
 from cslm.storage_faults import is_fault as is_fault
@@ -34,14 +45,6 @@ HOME_VARIABLE = "CSLM_HOME"
 # Where Ray unpacks `--working-dir`: what a job writes there vanishes with the job.
 _RAY_COPY = "runtime_resources/working_dir_files"
 _CHUNK_BYTES = 64 << 20
-
-
-class Entry(NamedTuple):
-    """A file in a listing: its path or URI, size, and time of change."""
-
-    uri: str
-    size: int
-    mtime_ns: int | None
 
 
 def inside_ray_copy(path: str | None = None) -> bool:
@@ -68,84 +71,6 @@ def absolute(path: str) -> str:
             f'\'{{"env_vars": {{"{HOME_VARIABLE}": "/where/results/live"}}}}\')'
         )
     return os.path.abspath(os.path.join(home, path))
-
-
-def join(base: str, *parts: str) -> str:
-    """Join path parts below a local folder or a URI."""
-    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def parent(path: str) -> str:
-    """The folder that holds `path`."""
-    return path.rstrip("/").rpartition("/")[0] or "/"
-
-
-def name(path: str) -> str:
-    """The last part of `path`."""
-    return path.rstrip("/").rpartition("/")[2]
-
-
-def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    system, path = filesystem(uri)
-    with about(uri):
-        return bool(system.get_file_info(path).type != pafs.FileType.NotFound)
-
-
-def is_folder(uri: str) -> bool:
-    """Whether `uri` is a folder (for an object store: whether any object lies below it)."""
-    system, path = filesystem(uri)
-    with about(uri):
-        return bool(system.get_file_info(path).type == pafs.FileType.Directory)
-
-
-def list_entries(uri: str, suffix: str = "") -> list[Entry]:
-    """Every file below a folder whose name ends with `suffix`, sorted by name, by one recursive listing.
-
-    Empty when the folder is not there. Files whose own name, or a folder's name below `uri`, starts with '.' or '_'
-    are left out, as Parquet readers do.
-    """
-    system, path = filesystem(uri)
-    with about(uri):
-        infos = system.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-    base, start = uri.rstrip("/"), len(path.rstrip("/")) + 1
-    found = []
-    for info in infos:
-        inner = info.path[start:]
-        if not info.is_file or inner[:1] in (".", "_") or "/." in inner or "/_" in inner:
-            continue
-        if inner.endswith(suffix):
-            found.append(Entry(f"{base}/{inner}", info.size, info.mtime_ns))
-    return sorted(found)
-
-
-def list_files(uri: str, suffix: str = "") -> list[str]:
-    """The paths of `list_entries`."""
-    return [entry.uri for entry in list_entries(uri, suffix)]
-
-
-def list_folder(uri: str) -> tuple[list[str], list[Entry]]:
-    """Names of the folders right in a folder, and the files right in it; both sorted, nothing hidden."""
-    system, path = filesystem(uri)
-    if system.type_name == "gcs":
-        # pyarrow lists a folder of Google's only where an object stands for it, which uploads do not make.
-        below = [(one.uri.removeprefix(uri.rstrip("/") + "/"), one) for one in list_entries(uri)]
-        return sorted({inner.partition("/")[0] for inner, _ in below if "/" in inner}), [
-            one for inner, one in below if "/" not in inner
-        ]
-    with about(uri):
-        infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    shown = [info for info in infos if not info.base_name.startswith((".", "_"))]
-    folders = sorted(info.base_name for info in shown if info.type == pafs.FileType.Directory)
-    return folders, sorted(Entry(join(uri, i.base_name), i.size, i.mtime_ns) for i in shown if i.is_file)
-
-
-def entry(uri: str) -> Entry | None:
-    """Size and time of change of a file, None when there is no file of that name."""
-    system, path = filesystem(uri)
-    with about(uri):
-        info = retried(lambda: system.get_file_info(path))
-    return Entry(uri, info.size, info.mtime_ns) if info.is_file else None
 
 
 def open_input(uri: str) -> pa.NativeFile:
@@ -362,22 +287,6 @@ def remove(uri: str) -> None:
             system.delete_dir(path)
         elif kind != pafs.FileType.NotFound:
             system.delete_file(path)
-
-
-def listing_digest(uri: str, suffix: str = "") -> str:
-    """16 hex digits over the names, sizes and times of change of a file or of all files below a folder."""
-    if is_folder(uri):
-        return digest(uri, list_entries(uri, suffix))
-    found = entry(uri)
-    return digest(uri, [found] if found else [])
-
-
-def digest(uri: str, entries: Iterable[Entry]) -> str:
-    """16 hex digits over the names below `uri`, sizes and times of change of files."""
-    total = hashlib.sha256()
-    for one in entries:
-        total.update(json.dumps([one.uri.removeprefix(uri), one.size, one.mtime_ns]).encode())
-    return total.hexdigest()[:16]
 
 
 @contextmanager

@@ -4,9 +4,7 @@ Models of published shapes with random weights, in bf16, on rows of 4,096 tokens
 what the weights are. Needs no Ray: the engine is what is measured.
 """
 
-import os
 import random
-import socket
 import statistics
 import tempfile
 import time
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -29,6 +26,8 @@ from cslm.train.engine import ZeroEngine
 from cslm.train.flops import ModelFlops, peak_flops
 from cslm.train.linear_cross_entropy import linear_cross_entropy
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
+from tests.benchmarks._train_data import length
+from tests.data import ranks
 
 ROW_LENGTH = 4096
 # Llama 3's text ids, 4,096 units and the marks, in whole tiles.
@@ -76,7 +75,7 @@ CASES = [
 ]
 
 
-def main(names: list[str] | None = None, *, quick: bool = False) -> dict[str, dict[str, float]]:
+def measure(names: list[str] | None = None, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Run the cases whose names contain one of `names`, print a line for each and return the figures.
 
     Each has a process of its own: what DeepSpeed and Liger Kernel leave behind in one would count for the next.
@@ -111,19 +110,9 @@ def _put(results: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> 
         results.put({})
 
 
-def _alone() -> None:
-    """A process group of this process."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-
-
 def measured(device: torch.device, case: Case, folder: str, steps: int) -> dict[str, float]:
     """Tokens a second, MFU and memory of whole steps, and the share of forward and backward in them."""
-    _alone()
+    ranks.join_alone("nccl")
     peak, how = peak_flops(device, torch.bfloat16)
     started_s = time.perf_counter()
     config = deepspeed_config(
@@ -179,8 +168,7 @@ def rows(case: Case) -> list[Batch]:
     else:
         draw, lengths = random.Random(0), list[int]()
         while sum(lengths) < case.rows_per_step * ROW_LENGTH:
-            kind = draw.random()
-            lengths.append(draw.randint(*((100, 500) if kind < 0.6 else (30, 120) if kind < 0.8 else (100, 1024))))
+            lengths.append(length("mixed", draw))
         laid = [[lengths[item] for item in row] for row in packing.best_fit(lengths, ROW_LENGTH)][: case.rows_per_step]
         share = 0.5
     size = case.micro_batch_rows
@@ -195,9 +183,9 @@ def _batch(laid: list[list[int]], share: float) -> Batch:
     labels, group_ids = torch.full_like(input_ids, IGNORE), torch.full_like(input_ids, -1)
     for row, lengths in enumerate(laid):
         start = 0
-        for length in lengths:
-            end, first = start + length, start + round(length * (1 - share))
-            position_ids[row, start:end] = torch.arange(length)
+        for size in lengths:
+            end, first = start + size, start + round(size * (1 - share))
+            position_ids[row, start:end] = torch.arange(size)
             group_ids[row, start:end] = 0
             labels[row, first : end - 1] = input_ids[row, first + 1 : end]
             start = end

@@ -1,7 +1,6 @@
 """Examples of known lengths as the usual recipe takes them, one by one, and as we do, packed into a table."""
 
 import random
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +39,6 @@ QUICK_MIXES = {
     "mixed": Mix(1024, rows=4, micro_rows=2, examples=16),
     "demo": Mix(512, rows=8, micro_rows=4, examples=32),
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def world(rank: int, port: int) -> dict[str, str]:

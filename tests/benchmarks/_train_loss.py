@@ -24,6 +24,7 @@ from cslm.train.objective import PackedObjective
 from tests.benchmarks import _train_recipe
 from tests.benchmarks._train_data import Mix, read_examples
 from tests.benchmarks._train_ours import engine_of, feed_of
+from tests.data import ranks
 
 _MIX = Mix(row_length=512, rows=4, micro_rows=2, examples=32)
 _HELD_OUT_ROWS = 24
@@ -161,7 +162,7 @@ def _ours(
     def look(progress: Progress) -> None:
         nonlocal off_s, reached_s
         asked_s = time.perf_counter()
-        states: list[Any] = [engine.gather()]
+        states: list[Any] = [ranks.gather(engine)]
         dist.broadcast_object_list(states)
         course.append(f"{held_out.loss(states[0]):.3f} at {progress.step}")
         if float(course[-1].split()[0]) <= wanted:

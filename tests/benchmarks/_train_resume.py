@@ -22,7 +22,8 @@ from cslm import contracts, storage
 from cslm.data.packed_rows import VOCABULARY_KEY
 from cslm.train import checkpoint
 from cslm.train.loop import Progress, TrainSection, train
-from tests.benchmarks._train_data import VOCABULARY, VOCABULARY_HASH, Mix, free_port, world
+from tests.benchmarks._train_data import VOCABULARY, VOCABULARY_HASH, Mix, world
+from tests.data import ranks
 
 SHALLOW, DEEP = 10, 10_000
 _MIX = Mix(row_length=64, rows=2, micro_rows=1, examples=0)
@@ -39,7 +40,7 @@ def measure(folder: Path, port: int, quick: bool) -> float:
         # The one that comes first finds other caches than the second.
         for step in sorted(taken, reverse=turn % 2 == 1):
             started_s = time.time()
-            ended = _both_ranks(folder, str(step), free_port())
+            ended = _both_ranks(folder, str(step), ranks.free_port())
             taken[step].append({"all": ended["ended_s"] - started_s, "after": ended["ended_s"] - ended["imported_s"]})
     medians = {step: {k: statistics.median(run[k] for run in runs) for k in runs[0]} for step, runs in taken.items()}
     for step, found in medians.items():

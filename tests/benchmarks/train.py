@@ -33,7 +33,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
 
 import torch
 
-from tests.benchmarks._train_data import free_port, world
+from tests.benchmarks._train_data import world
+from tests.data import ranks
 
 PARTS = ("attention", "speed", "loss", "resume")
 RANKS = 2
@@ -51,7 +52,9 @@ def main() -> None:
     if options.device == "cuda":
         from tests.benchmarks import _train_cuda
 
-        _train_cuda.main(quick=options.quick)
+        found = _train_cuda.measure(quick=options.quick)
+        mfu = {f"mfu {name}": figures["mfu"] for name, figures in found.items() if "mfu" in figures}
+        _tell(mfu, {"device": torch.cuda.get_device_name()})
         return
     torch.set_num_threads(1)
     ratios: dict[str, float | None] = {}
@@ -74,16 +77,20 @@ def main() -> None:
                 parts.remove("loss")
         if parts:
             settings = {"root": folder, "quick": options.quick, "parts": parts, "tune": options.tune}
-            torch.multiprocessing.spawn(_rank_main, args=(free_port(), settings), nprocs=RANKS)
+            torch.multiprocessing.spawn(_rank_main, args=(ranks.free_port(), settings), nprocs=RANKS)
             ratios |= json.loads((Path(folder) / "ratios.json").read_text())
         if "resume" in options.only:
             from tests.benchmarks import _train_resume
 
             _save_model(str(Path(folder) / "micro"), "micro")
             ratios["resume_deep_over_shallow"] = round(
-                _train_resume.measure(Path(folder), free_port(), options.quick), 3
+                _train_resume.measure(Path(folder), ranks.free_port(), options.quick), 3
             )
-    machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "ranks": RANKS}
+    _tell(ratios, {"ranks": RANKS})
+
+
+def _tell(ratios: dict[str, Any], more: dict[str, Any]) -> None:
+    machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count(), **more}
     print(json.dumps({"benchmark": "train", "ratios": ratios, "machine": machine, "versions": _versions()}))
 
 

@@ -11,14 +11,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cslm.data.feed import Batch
+from cslm.lm import lora, text_tokenizer
 from cslm.lm import model as lm_model
-from cslm.lm import text_tokenizer
 from cslm.lm.model import ModelSection
 from cslm.train.build import Recipe
 from cslm.train.engine import ZeroEngine
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
 ROWS, LENGTH = 4, 24
+RATE, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.01
+CPU = torch.device("cpu")
 
 
 def write_model(folder: Path) -> str:
@@ -32,12 +34,34 @@ def write_model(folder: Path) -> str:
     return str(folder)
 
 
+def gather(engine: ZeroEngine) -> dict[str, torch.Tensor] | None:
+    """The whole model's weights by their Hugging Face names, on rank 0; None elsewhere. All ranks must call."""
+    whole: dict[str, torch.Tensor] = {}
+    for weight in lora.weights(engine.lm):
+        with engine.gathered(weight.parameters), torch.no_grad():
+            if dist.get_rank() == 0:
+                whole[weight.name] = weight.combine(*weight.parameters).cpu().clone()
+    return whole if dist.get_rank() == 0 else None
+
+
 def run(size: int, work: Callable[..., Any], *arguments: Any) -> None:
     """Call `work(*arguments)` on every rank of a new group of processes."""
+    mp.spawn(_start, args=(size, free_port(), work, arguments), nprocs=size)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(_start, args=(size, port, work, arguments), nprocs=size)
+        return int(listener.getsockname()[1])
+
+
+def join_alone(backend: str) -> None:
+    """Make a group of this process alone."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    port = os.environ["MASTER_PORT"] = str(free_port())
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
 
 
 def _start(rank: int, size: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -50,21 +74,26 @@ def _start(rank: int, size: int, port: int, work: Callable[..., Any], arguments:
 
 
 def engine(
-    start: str, stage: int, precision: str = "fp32", optimizer: str = "adamw", changes: dict[str, Any] | None = None
+    start: str,
+    stage: int,
+    precision: str = "fp32",
+    optimizer: str = "adamw",
+    *,
+    micro_batch_rows: int = 1,
+    num_groups: int = 1,
+    recipe: Recipe | None = None,
+    device: torch.device = CPU,
 ) -> ZeroEngine:
-    """An engine of this rank over ROWS rows a step; `changes` are laid over DeepSpeed's settings, one level deep."""
-    size = dist.get_world_size()
+    """An engine of this rank over ROWS rows a step, AdamW at RATE with DECAY."""
     config = deepspeed_config(
         DeepSpeedSection(zero_stage=stage, precision=precision),
-        OptimizerSettings(optimizer, 1e-3, 0.02, (0.9, 0.95), 0.01, 1.0),
+        OptimizerSettings(optimizer, RATE, 0.02, BETAS, DECAY, 1.0),
         rows_per_step=ROWS,
-        micro_batch_rows=1,
-        world_size=size,
-        on_cpu=True,
+        micro_batch_rows=micro_batch_rows,
+        world_size=dist.get_world_size(),
+        on_cpu=device.type == "cpu",
     )
-    for key, value in (changes or {}).items():
-        config[key] = {**config.get(key, {}), **value}
-    return ZeroEngine(start, config, 1, torch.device("cpu"), Recipe(embedding_learning_rate=1e-3))
+    return ZeroEngine(start, config, num_groups, device, recipe or Recipe(embedding_learning_rate=RATE))
 
 
 def steps(engine: ZeroEngine, first: int, number: int) -> list[float]:

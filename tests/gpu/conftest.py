@@ -1,12 +1,12 @@
 """One process group for all tests of a GPU: DeepSpeed keeps hold of the one that it first saw."""
 
-import os
-import socket
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.distributed as dist
+
+from tests.data import ranks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,12 +15,7 @@ def process_group() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    ranks.join_alone("nccl")
     yield
     dist.destroy_process_group()
 

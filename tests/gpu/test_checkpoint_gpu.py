@@ -9,9 +9,8 @@ from cslm.lm.lora import LoraSection
 from cslm.train import checkpoint
 from cslm.train.build import Recipe
 from cslm.train.compute import ComputeSection
-from cslm.train.engine import ZeroEngine
 from cslm.train.progress import Progress
-from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
+from tests.data import ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CUDA = torch.device("cuda", 0)
@@ -34,15 +33,7 @@ PLAIN = Recipe(compute=ComputeSection(kernels="torch"))
 
 
 def engine_of(folder, stage, precision, recipe=PLAIN):
-    config = deepspeed_config(
-        DeepSpeedSection(zero_stage=stage, precision=precision),
-        OptimizerSettings("adamw", 1e-3, 0.02, (0.9, 0.95), 0.0, 1.0),
-        rows_per_step=2,
-        micro_batch_rows=2,
-        world_size=1,
-        on_cpu=False,
-    )
-    return ZeroEngine(folder, config, 1, CUDA, recipe)
+    return ranks.engine(folder, stage, precision, micro_batch_rows=4, recipe=recipe, device=CUDA)
 
 
 def trained(engine, steps):
@@ -89,9 +80,9 @@ def test_a_saved_state_comes_back(folder, tmp_path, saved, restored, precision):
 
 def test_adapters_train_alone_and_are_in_the_weights_that_are_gathered(folder):
     engine = engine_of(folder, 3, "bf16", Recipe(lora=LoraSection(rank=8), compute=PLAIN.compute))
-    begun = engine.gather()
+    begun = ranks.gather(engine)
     losses = trained(engine, 4)
     assert losses[-1] < losses[0]
-    changed = {name for name, weight in engine.gather().items() if not torch.equal(weight, begun[name])}
+    changed = {name for name, weight in ranks.gather(engine).items() if not torch.equal(weight, begun[name])}
     assert any("q_proj" in name for name in changed)
     assert not any("norm" in name for name in changed)

@@ -9,9 +9,8 @@ from cslm.lm import attention
 from cslm.train import compute, linear_cross_entropy
 from cslm.train.build import Recipe
 from cslm.train.compute import ComputeSection
-from cslm.train.engine import ZeroEngine
 from cslm.train.objective import PackedObjective
-from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
+from tests.data import ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CUDA = torch.device("cuda", 0)
@@ -99,15 +98,8 @@ def test_the_compiled_loss_of_the_head_is_plain_cross_entropy():
 
 
 def trained(folder, stage, precision="fp32", computing=None, steps=4):
-    config = deepspeed_config(
-        DeepSpeedSection(zero_stage=stage, precision=precision),
-        OptimizerSettings("adamw", 1e-3, 0.02, (0.9, 0.95), 0.0, 1.0),
-        rows_per_step=4,
-        micro_batch_rows=2,
-        world_size=1,
-        on_cpu=False,
-    )
-    engine = ZeroEngine(folder, config, 2, CUDA, Recipe(compute=computing or ComputeSection()))
+    recipe = Recipe(compute=computing or ComputeSection())
+    engine = ranks.engine(folder, stage, precision, micro_batch_rows=2, num_groups=2, recipe=recipe, device=CUDA)
     losses = []
     for _ in range(steps):
         batches = [packed(0), packed(1)]
@@ -122,7 +114,7 @@ def trained(folder, stage, precision="fp32", computing=None, steps=4):
 def reference(folder):
     """The same training in plain PyTorch, fp32."""
     lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").to(CUDA)
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=ranks.RATE, betas=ranks.BETAS, weight_decay=ranks.DECAY)
     losses = []
     for _ in range(4):
         batches = [packed(0), packed(1)]

@@ -59,7 +59,7 @@ def begin(start, folder, case):
     saver(progress)
     losses = ranks.steps(engine, BEFORE, AFTER)  # while the files are written
     saver.wait()
-    weights = engine.gather()
+    weights = ranks.gather(engine)
     assert_averages(engine)
     if dist.get_rank() == 0:
         torch.save({"state": expected, "losses": losses, "weights": weights}, Path(folder) / "expected.pt")
@@ -76,13 +76,13 @@ def go_on(start, folder, case, exact):
     assert found.keys() == expected["state"].keys()
     for label, values in expected["state"].items():
         assert torch.equal(found[label], values), label
-    for name, weight in (engine.gather() or {}).items():
+    for name, weight in (ranks.gather(engine) or {}).items():
         master = expected["state"]["master", name].view(weight.shape)
         assert torch.equal(weight, master.to(weight.dtype)), name
     losses = ranks.steps(engine, BEFORE, AFTER)
     if exact:
         assert losses == expected["losses"]
-        for name, weight in (engine.gather() or {}).items():
+        for name, weight in (ranks.gather(engine) or {}).items():
             assert torch.equal(weight, expected["weights"][name]), name
     else:
         tolerance = 1e-5 if case[1] == "fp32" else 2e-3

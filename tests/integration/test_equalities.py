@@ -17,19 +17,17 @@ from transformers import AutoModelForCausalLM
 from cslm import contracts, storage
 from cslm.data.feed import PackedFeed
 from cslm.train.build import Recipe
-from cslm.train.engine import ZeroEngine
-from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 from tests.data import ranks
 
-ROWS, STEPS, ROW_LENGTH, RATE, EMBEDDING_RATE, DECAY = 4, 4, 48, 2e-3, 3e-3, 0.01
-FEED = {"row_length": ROW_LENGTH, "rows_per_step": ROWS, "seed": 5, "pad_id": 0, "vocabulary": "v"}
+STEPS, ROW_LENGTH, EMBEDDING_RATE = 4, 48, 3e-3
+FEED = {"row_length": ROW_LENGTH, "rows_per_step": ranks.ROWS, "seed": 5, "pad_id": 0, "vocabulary": "v"}
 
 
 def write_rows(folder):
     """Rows whose numbers of examples and of targets differ widely, so that a mean of means is another number."""
     draw = np.random.default_rng(0)
     rows = []
-    for number in range(ROWS * STEPS):
+    for number in range(ranks.ROWS * STEPS):
         lengths = [int(draw.integers(4, 14)) for _ in range(1 + number % 4)]
         targets = [1 + int(draw.integers(0, length - 1)) for length in lengths]
         rows.append(
@@ -58,16 +56,8 @@ def feed_of(folder, micro_batch_rows):
 def trained(start, folder, stage, micro_batch_rows):
     """Losses of each step for each group and over all, by the engine."""
     feed = feed_of(folder, micro_batch_rows)
-    config = deepspeed_config(
-        DeepSpeedSection(zero_stage=stage, precision="fp32"),
-        OptimizerSettings("adamw", RATE, 0.02, (0.9, 0.95), DECAY, 1.0),
-        rows_per_step=ROWS,
-        micro_batch_rows=micro_batch_rows,
-        world_size=dist.get_world_size(),
-        on_cpu=True,
-    )
-    cpu = torch.device("cpu")
-    engine = ZeroEngine(start, config, 2, cpu, Recipe(embedding_learning_rate=EMBEDDING_RATE))
+    recipe = Recipe(embedding_learning_rate=EMBEDDING_RATE)
+    engine = ranks.engine(start, stage, micro_batch_rows=micro_batch_rows, num_groups=2, recipe=recipe)
     losses = []
     for step in range(STEPS):
         batches = feed.batches(step)
@@ -87,8 +77,8 @@ def plain(start, folder, rows):
     embedding = lm.get_input_embeddings().weight
     others = [weight for weight in lm.parameters() if weight is not embedding]
     groups = [{"params": [embedding], "lr": EMBEDDING_RATE}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), weight_decay=DECAY)
-    feed = feed_of(folder, ROWS)
+    optimizer = torch.optim.AdamW(groups, lr=ranks.RATE, betas=ranks.BETAS, weight_decay=ranks.DECAY)
+    feed = feed_of(folder, ranks.ROWS)
     losses = []
     for step in range(STEPS):
         sums = {"asr/en": [torch.zeros(()), 0], "mt/en-es": [torch.zeros(()), 0]}

@@ -91,7 +91,7 @@ def check(start, stage, precision, optimizer):
     undisturbed, disturbed = held(plain), held(guarded)
     for name, values in undisturbed.items():
         assert torch.equal(values, disturbed[name]), name
-    whole, other = plain.gather(), guarded.gather()
+    whole, other = ranks.gather(plain), ranks.gather(guarded)
     if dist.get_rank() == 0:
         assert all(torch.equal(whole[name], other[name]) for name in whole)
 

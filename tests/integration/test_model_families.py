@@ -120,7 +120,7 @@ def every_family(starts, root):
         engine = engine_of(start)
         losses = trained(engine, 3)
         assert losses[-1] < losses[0], (family, losses)
-        weights = engine.gather()
+        weights = ranks.gather(engine)
         tokenizer, layout = text_tokenizer.load(start), vocabulary.load(start)
         export.write(f"{root}/{family}", engine, tokenizer, layout)
         # An engine has transformers shard what it loads, over all ranks.
@@ -170,12 +170,12 @@ def frozen(starts, root):
     new = slice(layout.num_text, layout.size)
     engine = engine_of(start, recipe=Recipe(freeze=FreezeSection(until_step=2)))
     for stage, old_moves in ((2, False), (1, True)):
-        before = engine.gather()
+        before = ranks.gather(engine)
         for _ in range(stage):
             sums = engine.accumulate(with_units(layout), 100)
             engine.accumulate(with_units(layout), 100) if engine._accumulation == 2 else sums
             engine.step(1.0)
-        after = engine.gather()
+        after = ranks.gather(engine)
         if before is None:
             continue
         for name, weight in before.items():

@@ -3,14 +3,12 @@
 The nodes are processes of this machine; what a lost one held of the object store is gone with it.
 """
 
-import shutil
-import tempfile
 import time
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from cslm import storage
+from tests.data import nodes as nodes_of
 from tests.data import tokenizing
 
 NUM_CLIPS = 160
@@ -21,15 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A head without CPUs, which the job's own process is on, and no worker yet."""
-    folder = tempfile.mkdtemp(prefix="cslm-", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        # Ray notes the newest cluster of the machine there, for whoever asks for any.
-        patch.setenv("RAY_TMPDIR", folder)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    with nodes_of.cluster() as cluster:
         yield cluster
-        cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def test_checkpoints_of_another_vocabulary_are_refused_with_both_hashes(base):
     own = vocabulary.load(str(base / "model")).hash
     assert checkpoint.complete_steps(str(base))
     with pytest.raises(CheckpointError, match=f"vocabulary another, found {own}"):
-        checkpoint.restore(str(base), None, {"vocabulary": "another"})
+        checkpoint.choose(str(base), {"vocabulary": "another"})
 
 
 def test_every_fault_of_a_bad_config_is_listed(home, capsys):

@@ -8,9 +8,6 @@ checkpoint is half written.
 import os
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,56 +17,26 @@ import torch
 from safetensors.torch import load_file
 
 from cslm import storage
-from cslm.tracking import Run
 from cslm.train import checkpoint
-from tests.data import tables
+from tests.data import pretraining, tables
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_KILLS, NUM_STEPS, SEED = 20, 120, 6
 SETTINGS = {
-    "data.units": "units",
-    "data.parallel_text": "parallel_text",
-    "data.row_length": 128,
-    "model.shape": "micro",
-    "model.text_vocab_size": 320,
     "train.num_workers": 2,
-    "train.rows_per_step": 4,
-    "train.micro_batch_rows": 2,
     "train.max_steps": NUM_STEPS,
     "train.learning_rate": 3e-3,
-    "train.log_every_steps": 1,
     "train.checkpoint_every_steps": 2,
     "train.max_failures": NUM_KILLS,
-    "deepspeed.precision": "fp32",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
-class Job:
-    """The command of a user, in a process group of its own with its Ray."""
+class Job(pretraining.Process):
+    """The command of a user, to be killed."""
 
     def __init__(self, output, home):
-        settings = {"output.path": output, **SETTINGS}
-        command = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-        environment = {**os.environ, "CSLM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *command],
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        self.lines, self.num_steps = [], 0
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            self.num_steps += " loss " in line and "step " in line
+        super().__init__(home, output, SETTINGS)
 
     def wait_for(self, met):
         """Until a condition holds, or the job ends."""
@@ -116,17 +83,10 @@ def half_written(output):
     )
 
 
-def history(home, output):
-    record = storage.read_json(str(home / output / "mlflow_run.json"))
-    run = Run.attach({"run_id": record["run_id"], "uri": f"sqlite:///{home}/mlflow.db"})
-    points = run._client.get_metric_history(record["run_id"], "loss/total")
-    return record["run_id"], [(point.step, point.value) for point in points], run._client.get_run(record["run_id"])
-
-
 def test_twenty_kills_leave_no_trace(tmp_path):
     tables.write(tmp_path)
     undisturbed = Job("undisturbed", tmp_path)
-    assert undisturbed.process.wait() == 0, "".join(undisturbed.lines[-50:])
+    undisturbed.end()
     draw = random.Random(SEED)
     kinds = ["rank", "driver", "cluster"] * (NUM_KILLS // 3 + 1)
     draw.shuffle(kinds)
@@ -147,12 +107,12 @@ def test_twenty_kills_leave_no_trace(tmp_path):
         print(*done[-1], flush=True)
     if job.process.poll() is not None:
         job = Job("killed", tmp_path)
-    assert job.process.wait() == 0, "".join(job.lines[-50:])
+    job.end()
     assert len(done) == NUM_KILLS, done
     assert {kind for kind, *_ in done} == {"rank", "driver", "cluster"}
-    _, expected, _ = history(tmp_path, "undisturbed")
-    run_id, found, run = history(tmp_path, "killed")
-    assert run_ids == {run_id}
+    _, expected = pretraining.tracked(tmp_path, "undisturbed")
+    run, found = pretraining.tracked(tmp_path, "killed")
+    assert run_ids == {run.info.run_id}
     assert run.info.status == "FINISHED"
     assert [step for step, _ in expected] == list(range(1, NUM_STEPS + 1))
     assert found == expected

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from cslm import storage
-from cslm.apps import demo_report, keeper
+from cslm.apps import demo_report, keeper, provenance
 from cslm.apps.local_cluster import LocalCluster
 from cslm.config import Section, fingerprint, group, parse, setting
 from cslm.errors import EXIT_DONE, ConfigError, CslmError
@@ -115,6 +115,8 @@ def _run_step(cluster: LocalCluster, step: Step, steps: Sequence[Step], output: 
     console.rule(f"{number}/{len(steps)} {step.name}", align="left")
     console.print(f"$ ray job submit --working-dir . -- {' '.join(step.entrypoint)}", style="bold")
     env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": _store(output)}
+    if commit := provenance.commit_of_code():
+        env[provenance.COMMIT_VARIABLE] = commit
     if step.program[0] == "python":
         env["PYTHONPATH"] = "platform"
     settings, started_s = _settings(step), time.monotonic()

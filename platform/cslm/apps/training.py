@@ -64,9 +64,9 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     for note in without_effect(config.train):
         job.say(note)
     cluster.connect(config.cluster)
-    for line in deepspeed_file.tell(document) if document is not None else []:
-        job.say(f"{job.name}: {line}")
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
+    for line in deepspeed_file.tell(document, on_cpu=not use_gpu) if document is not None else []:
+        job.say(f"{job.name}: {line}")
     job.say(f"{job.name}: preparing the model ({config.model.path or 'a new ' + config.model.shape})")
     layout = lm_model.prepare(
         start,
@@ -89,9 +89,9 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     evaluation = _held_out(config, job, tasks, start)
     # What a checkpoint must share with this run to be continued.
     identity = {"vocabulary": layout.hash, "packed": stats["fingerprint"], "training": _identity(config, document)}
-    from cslm.train import checkpoint, worker
+    from cslm.train import checkpoint, trainer
 
-    result = worker.run(
+    result = trainer.run(
         {
             "train": config.train.model_dump(),
             "deepspeed": config.deepspeed.model_dump(),

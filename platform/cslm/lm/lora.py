@@ -36,12 +36,18 @@ class LoraSection(Section):
 class Weight:
     """A weight of the plain model, by its Hugging Face name: `combine` makes it of the whole values of `parameters`.
 
-    The first parameter has the weight's shape.
+    A weight without adapters is made of itself; one with low-rank adapters of itself and them.
     """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
-    combine: Callable[..., torch.Tensor]
+    combine: Callable[..., torch.Tensor] = lambda value: value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the first parameter, also where ZeRO-3 has left none of it here."""
+        first = self.parameters[0]
+        return tuple(getattr(first, "ds_shape", first.shape))
 
 
 def apply(lm: "PreTrainedModel", section: LoraSection) -> None:
@@ -82,18 +88,14 @@ def weights(lm: "PreTrainedModel") -> Iterator[Weight]:
             continue
         layer, inside, leaf = name.rpartition(_BASE)
         if not inside:
-            yield Weight(name, (parameter,), _same)
+            yield Weight(name, (parameter,))
         elif leaf != "weight":
-            yield Weight(f"{layer}.{leaf}", (parameter,), _same)
+            yield Weight(f"{layer}.{leaf}", (parameter,))
         else:
             module: Any = modules[layer]
             down, up = (adapters[_ADAPTER].weight for adapters in (module.lora_A, module.lora_B))
             merge = _merge(module.scaling[_ADAPTER], getattr(module, "fan_in_fan_out", False))
             yield Weight(f"{layer}.{leaf}", (parameter, down, up), merge)
-
-
-def _same(value: torch.Tensor) -> torch.Tensor:
-    return value
 
 
 def _merge(scaling: float, transposed: bool) -> Callable[..., torch.Tensor]:

@@ -99,8 +99,9 @@ def prepare(
         layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
         torch.manual_seed(seed)
         model = load(source)
-        if model.get_input_embeddings().weight.shape[0] < layout.num_rows:
-            model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
+        # Down to the text first: rows behind it, with which many models fill up their tiles, were never trained.
+        model.resize_token_embeddings(layout.num_text)
+        model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
         _place_units(model, layout, codebook())
         save(folder, model, tokenizer, layout, made_of=made_of)
     return layout
@@ -168,16 +169,15 @@ def save(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerFast",
     layout: Vocabulary,
-    state: dict[str, torch.Tensor] | None = None,
     *,
     made_of: dict[str, Any] | None = None,
 ) -> None:
-    """Write model, tokenizer and vocabulary as one folder, whole or absent; `state` replaces the model's weights.
+    """Write model, tokenizer and vocabulary as one folder, whole or absent.
 
     `made_of` is noted in the folder of a start model.
     """
     with storage.published_folder(folder) as target:
-        model.save_pretrained(target, state_dict=state)
+        model.save_pretrained(target)
         tokenizer.save_pretrained(target)
         layout.save(target)
         if made_of is not None:

@@ -232,7 +232,7 @@ def is_same(marker: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
 
 def restore(
     output: str,
-    state: TrainingState | None,
+    state: TrainingState,
     identity: Mapping[str, Any],
     *,
     before: int | None = None,
@@ -243,9 +243,8 @@ def restore(
     What an interrupted run left incomplete is deleted. `before` a step: newer checkpoints are deleted as well, to go
     back. All ranks must call. Raises CheckpointError for another vocabulary or format.
     """
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    chosen = _choose(output, identity, before) if rank == 0 else None
-    assert state is not None, "a checkpoint is restored into a state"
+    rank = dist.get_rank()
+    chosen = choose(output, identity, before) if rank == 0 else None
     # One rank chooses: a listing may differ from one moment to the next.
     wanted = torch.tensor([-1 if chosen is None else chosen], device=device)
     dist.broadcast(wanted, 0)
@@ -269,8 +268,11 @@ def load(folder: str, state: TrainingState) -> list[dict[str, Any]]:
     return saved
 
 
-def _choose(output: str, identity: Mapping[str, Any], before: int | None) -> int | None:
-    """The newest complete step to go on from; deletes what is not complete and what is not before `before`."""
+def choose(output: str, identity: Mapping[str, Any], before: int | None = None) -> int | None:
+    """The newest complete step to go on from; deletes what is not complete and what is not before `before`.
+
+    Raises CheckpointError for another vocabulary or format.
+    """
     found = None
     for step in reversed(steps(output)):
         folder = step_folder(output, step)

@@ -98,27 +98,28 @@ def completed(
     if unknown:
         raise ConfigError(unknown)
     config = {**ours, **config}
-    offloads = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
+    offloads = _offloads(config)
     if "optimizer" not in document and offloads:
         for name in ("torch_adam", "fused"):
             config["optimizer"]["params"].pop(name, None)
-    if on_cpu and not offloads and str(config["optimizer"].get("type", "")).lower() in ("adam", "adamw"):
-        # The same arithmetic by PyTorch, without two minutes of compiling DeepSpeed's for a CPU.
-        params = config["optimizer"].setdefault("params", {})
-        if "torch_adam" not in params:
-            params |= {"torch_adam": True, "fused": True}
+    if on_cpu and _would_compile(config):
+        config["optimizer"].setdefault("params", {}).update({"torch_adam": True, "fused": True})
     if on_cpu and config.get("fp16", {}).get("enabled"):
         raise ConfigError("deepspeed.config_path: fp16.enabled needs a GPU, found a CPU; take bf16 or fp32")
     return config
 
 
-def tell(document: dict[str, Any]) -> list[str]:
+def tell(document: dict[str, Any], *, on_cpu: bool) -> list[str]:
     """What a user should know of a file before training: which of our settings it takes the place of."""
     zero = document.get("zero_optimization", {})
     lines = [f"DeepSpeed's settings are those of deepspeed.config_path: ZeRO stage {zero.get('stage', 0)}"]
     if "optimizer" in document:
         kind = document["optimizer"].get("type")
         lines.append(f"its optimizer {kind} is taken; train.optimizer and its settings only fill what it gives as auto")
+    if on_cpu and _would_compile(document):
+        lines.append(
+            "on a CPU its optimizer is PyTorch's fused Adam (torch_adam, fused): DeepSpeed's would be compiled"
+        )
     if "scheduler" in document:
         kind = document["scheduler"].get("type")
         lines.append(f"its scheduler {kind} sets the learning rates; train.schedule and warm-up have no effect")
@@ -141,6 +142,18 @@ def set_scheduler(scheduler: Any, num_steps: int) -> None:
         )
     while scheduler.last_epoch < num_steps:
         scheduler.step()
+
+
+def _offloads(document: dict[str, Any]) -> bool:
+    placed = document.get("zero_optimization", {}).get("offload_optimizer", {})
+    return bool(placed.get("device", "none") != "none")
+
+
+def _would_compile(document: dict[str, Any]) -> bool:
+    """Whether DeepSpeed would compile an Adam for the CPU, which takes two minutes and computes what PyTorch's does."""
+    optimizer = document.get("optimizer", {})
+    is_adam = str(optimizer.get("type", "")).lower() in ("adam", "adamw")
+    return is_adam and not _offloads(document) and "torch_adam" not in optimizer.get("params", {})
 
 
 def _enabled(document: dict[str, Any], name: str) -> bool:

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from cslm.data.feed import Batch
-from cslm.lm import lora
 from cslm.train import muon
 from cslm.train.build import Recipe, build
 from cslm.train.compute import layer_classes
@@ -140,16 +139,3 @@ class ZeroEngine:
 
         with deepspeed.zero.GatheredParameters(list(parameters)):
             yield
-
-    def gather(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's weights by their Hugging Face names, on rank 0; None elsewhere. All ranks must call.
-
-        For small models; `cslm.train.export` writes one of any size.
-        """
-        whole: dict[str, torch.Tensor] = {}
-        for weight in lora.weights(self.lm):
-            with self.gathered(weight.parameters):
-                if dist.get_rank() == 0:
-                    values = [parameter.detach() for parameter in weight.parameters]
-                    whole[weight.name] = weight.combine(*values).cpu().clone()
-        return whole if dist.get_rank() == 0 else None

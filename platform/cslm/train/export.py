@@ -7,7 +7,6 @@ memory of the whole model at any time is the largest weight, not the model.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from cslm import storage
 from cslm.lm import lora
+from cslm.lm.lora import Weight
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import tensor_file
 
@@ -35,29 +35,6 @@ class Source(Protocol):
         """The whole values of some parameters in their `data` as long as the block lasts."""
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A weight of the written model: `combine` makes it, of `shape`, from the whole values of some parameters.
-
-    A weight without adapters is made of itself; one with low-rank adapters of itself and them.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    parameters: tuple[torch.nn.Parameter, ...]
-    combine: Callable[..., torch.Tensor] = lambda value: value
-
-
-def plain(lm: "PreTrainedModel") -> list[Exported]:
-    """Every weight of the plain model by its name, adapters merged; tied ones once."""
-    return [Exported(one.name, whole_shape(one.parameters[0]), one.parameters, one.combine) for one in lora.weights(lm)]
-
-
-def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """The shape of a parameter, also where ZeRO-3 has left none of it here."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
 def write(
     folder: str,
     source: Source,
@@ -65,7 +42,7 @@ def write(
     layout: Vocabulary,
     *,
     card: str = "",
-    weights: Sequence[Exported] | None = None,
+    weights: Sequence[Weight] | None = None,
     value_of: Callable[[torch.nn.Parameter], torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -76,7 +53,7 @@ def write(
     than `shard_bytes` has a file of its own.
     """
     lm = source.lm
-    weights = plain(lm) if weights is None else weights
+    weights = list(lora.weights(lm)) if weights is None else weights
     dtype = lm.dtype
     files = shards(weights, dtype.itemsize, shard_bytes)
     if dist.get_rank() != 0:
@@ -103,9 +80,9 @@ def write(
         layout.save(target)
 
 
-def shards(weights: Sequence[Exported], itemsize: int, shard_bytes: int) -> list[list[Exported]]:
+def shards(weights: Sequence[Weight], itemsize: int, shard_bytes: int) -> list[list[Weight]]:
     """Weights, in their order, cut into files of at most `shard_bytes`, or of one larger weight."""
-    files: list[list[Exported]] = []
+    files: list[list[Weight]] = []
     held = 0
     for one in weights:
         size = torch.Size(one.shape).numel() * itemsize
@@ -119,7 +96,7 @@ def shards(weights: Sequence[Exported], itemsize: int, shard_bytes: int) -> list
 
 def _gathered(
     source: Source,
-    shard: Sequence[Exported],
+    shard: Sequence[Weight],
     value_of: Callable[[torch.nn.Parameter], torch.Tensor] | None,
     dtype: torch.dtype,
 ) -> Iterator[torch.Tensor]:
@@ -128,9 +105,7 @@ def _gathered(
 
 
 @torch.no_grad()
-def _gather(
-    source: Source, one: Exported, value_of: Callable[[torch.nn.Parameter], torch.Tensor] | None
-) -> torch.Tensor:
+def _gather(source: Source, one: Weight, value_of: Callable[[torch.nn.Parameter], torch.Tensor] | None) -> torch.Tensor:
     """One weight, on the first rank; elsewhere anything."""
     with source.gathered(one.parameters):
         values = [value_of(parameter) if value_of else parameter.detach() for parameter in one.parameters]

@@ -116,11 +116,6 @@ def schedule_of(section: TrainSection, num_steps: int) -> Schedule:
     )
 
 
-def warmup_steps(section: TrainSection, num_steps: int) -> int:
-    """Steps in which the learning rate rises."""
-    return max(1, round(section.warmup_fraction * num_steps))
-
-
 def train(
     engine: Engine,
     feed: PackedFeed,

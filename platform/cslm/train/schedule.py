@@ -22,9 +22,14 @@ class Schedule:
     decay_fraction: float = 0.2
     final_fraction: float = 0.0
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the rate rises."""
+        return max(1, round(self.warmup_fraction * self.num_steps))
+
     def scale(self, step: int) -> float:
         """Share of the peak rate at a step counted from 0."""
-        warmup = max(1, round(self.warmup_fraction * self.num_steps))
+        warmup = self.warmup_steps
         if step < warmup:
             return (step + 1) / warmup
         begun = warmup

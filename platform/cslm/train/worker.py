@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: the trainer that starts the ranks, and what each rank does."""
+"""What each rank of a training does: open feed and engine, go on where a checkpoint is, train, export the model."""
 
 import os
 import platform
@@ -10,12 +10,10 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import CheckpointUploadMode
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 
 from cslm import storage
 from cslm.data.feed import PackedFeed
-from cslm.errors import CslmError
 from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer, vocabulary
 from cslm.lm.lora import LoraSection
@@ -29,62 +27,20 @@ from cslm.train.evaluation import Evaluation
 from cslm.train.figures import Meter
 from cslm.train.flops import ModelFlops, peak_flops
 from cslm.train.guard import TrainingStopped
-from cslm.train.loop import TrainSection, train, warmup_steps, workers
+from cslm.train.loop import TrainSection, schedule_of, train
 from cslm.train.progress import Progress, metrics_of
 from cslm.train.reporter import Reporter
 from cslm.train.zero import DeepSpeedSection, OptimizerSettings, deepspeed_config
 
 RESULT = "training.json"
-_RAYS_LIST = "checkpoint_manager_snapshot.json"
 
 
-def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
-    """Train with Ray Train and return the figures of the finished training.
+def rank_main(settings: dict[str, Any]) -> None:
+    """Train on this rank of a process group that Ray Train has made; `settings` as `trainer.run` takes them.
 
-    `settings` holds plain values only: `train`, `deepspeed`, `lora` (sections as dicts), `deepspeed_file` (content of
-    the user's own), `start_model`, `packed`, `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of
-    the run), `evaluation` (`packed`, `num_rows` and `fingerprint` of the held-out rows, or None).
+    Rank 0 leaves RESULT beside the model: the figures of the training, or why it was stopped.
     """
     section = TrainSection(**settings["train"])
-    # Ray Train would print every worker's line a second time as a log record.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    output = settings["output"]
-    # Ray's own list of checkpoints: it refuses to start where one that it names was deleted. Ours are found by listing.
-    storage.remove(storage.join(output, checkpoint.FOLDER, _RAYS_LIST))
-    least, most = workers(section.num_workers)
-    # Ray Train's newer arguments, which its stubs do not know.
-    scaling: dict[str, Any] = {
-        "num_workers": most if least == most else (least, most),
-        "elastic_resize_monitor_interval_s": section.resize_every_s,
-    }
-    where: dict[str, Any] = {"storage_path": output}
-    if storage.is_uri(output):
-        system, path = storage.filesystem(output)
-        where = {"storage_path": path, "storage_filesystem": system}
-    trainer = TorchTrainer(
-        _rank_main,
-        train_loop_config=settings,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(use_gpu=use_gpu, **scaling),
-        run_config=ray.train.RunConfig(
-            name=checkpoint.FOLDER,
-            **where,
-            failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
-        ),
-    )
-    result = storage.join(output, RESULT)
-    storage.remove(result)
-    trainer.fit()
-    if not storage.exists(result):
-        raise CslmError(f"training must end with {result}, found none; see the workers' logs")
-    told = dict(storage.read_json(result))
-    if "stopped" in told:
-        raise TrainingStopped(told["stopped"])
-    return told
-
-
-def _rank_main(settings: dict[str, Any]) -> None:
-    section, zero = TrainSection(**settings["train"]), DeepSpeedSection(**settings["deepspeed"])
     use_gpu = torch.cuda.is_available() and dist.get_backend() == "nccl"
     device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
     if not use_gpu:
@@ -93,7 +49,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
     output, start = settings["output"], settings["start_model"]
     with storage.local_folder(start) as folder:
         tokenizer, layout = text_tokenizer.load(folder), vocabulary.load(folder)
-        hidden_size = lm_model.hidden_size(folder)
+        lm_hidden_size = lm_model.hidden_size(folder)
 
     def feed_of(folder: str, fingerprint: str, rows_per_step: int) -> PackedFeed:
         return PackedFeed(
@@ -110,39 +66,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         )
 
     feed = feed_of(settings["packed"], settings["identity"]["packed"], section.rows_per_step)
-    engine = ZeroEngine(
-        start,
-        deepspeed_config(
-            zero,
-            OptimizerSettings(
-                kind=section.optimizer,
-                learning_rate=section.learning_rate,
-                muon_learning_rate=section.muon_learning_rate,
-                betas=(0.9, section.adam_beta2),
-                weight_decay=section.weight_decay,
-                max_grad_norm=section.max_grad_norm,
-            ),
-            rows_per_step=section.rows_per_step,
-            micro_batch_rows=section.micro_batch_rows,
-            world_size=dist.get_world_size(),
-            on_cpu=device.type == "cpu",
-            document=settings["deepspeed_file"],
-            facts=Facts(
-                num_steps=settings["num_steps"],
-                warmup_steps=warmup_steps(section, settings["num_steps"]),
-                hidden_size=hidden_size,
-                precision=zero.precision,
-            ),
-        ),
-        len(feed.groups),
-        device,
-        Recipe(
-            embedding_learning_rate=section.embedding_learning_rate,
-            lora=LoraSection(**settings["lora"]),
-            freeze=section.freeze,
-            compute=section.compute,
-        ),
-    )
+    engine = _engine(settings, section, len(feed.groups), lm_hidden_size, device)
     if section.ema_decay is not None:
         engine.state.start_average(section.ema_decay)
     progress = checkpoint.restore(output, engine.state, settings["identity"], device=device)
@@ -169,6 +93,7 @@ def _rank_main(settings: dict[str, Any]) -> None:
         rows = max(min(held_out["num_rows"], section.evaluation.max_rows), dist.get_world_size())
         evaluate = Evaluation(engine, feed_of(held_out["packed"], held_out["fingerprint"], rows))
     peak, _ = peak_flops(device, engine.lm.dtype)
+    stopped = ""
     try:
         progress = train(
             engine,
@@ -184,28 +109,58 @@ def _rank_main(settings: dict[str, Any]) -> None:
             evaluate=evaluate,
             meter=Meter(device, flops=ModelFlops.of(engine.lm).of_batch, peak_flops=peak),
         )
-    except TrainingStopped as stopped:
+    except TrainingStopped as error:
         # Not raised: Ray Train would start the workers again, and they would end the same.
-        if dist.get_rank() == 0:
-            storage.write_json(storage.join(output, RESULT), {"stopped": str(stopped)})
-        saver.wait()
-        reporter.close()
-        feed.close()
-        dist.barrier()
-        return
+        stopped = str(error)
     saver.wait()
     dist.barrier()
-    best = progress.best
-    if section.evaluation.final_model == "best" and best is not None and best[0] != progress.step:
-        checkpoint.load(checkpoint.step_folder(output, int(best[0])), engine.state)
-    card = export.card(_facts(settings, layout, feed.groups, progress))
-    value_of = None if section.ema_decay is None else engine.state.average_of
-    export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card, value_of=value_of)
+    if not stopped:
+        best = progress.best
+        if section.evaluation.final_model == "best" and best is not None and best[0] != progress.step:
+            checkpoint.load(checkpoint.step_folder(output, int(best[0])), engine.state)
+        card = export.card(_facts(settings, layout, feed.groups, progress))
+        value_of = None if section.ema_decay is None else engine.state.average_of
+        export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card, value_of=value_of)
     if dist.get_rank() == 0:
-        storage.write_json(storage.join(output, RESULT), metrics_of(progress))
+        storage.write_json(storage.join(output, RESULT), {"stopped": stopped} if stopped else metrics_of(progress))
     reporter.close()
     feed.close()
     dist.barrier()
+
+
+def _engine(
+    settings: dict[str, Any], section: TrainSection, num_groups: int, hidden_size: int, device: torch.device
+) -> ZeroEngine:
+    zero = DeepSpeedSection(**settings["deepspeed"])
+    config = deepspeed_config(
+        zero,
+        OptimizerSettings(
+            kind=section.optimizer,
+            learning_rate=section.learning_rate,
+            muon_learning_rate=section.muon_learning_rate,
+            betas=(0.9, section.adam_beta2),
+            weight_decay=section.weight_decay,
+            max_grad_norm=section.max_grad_norm,
+        ),
+        rows_per_step=section.rows_per_step,
+        micro_batch_rows=section.micro_batch_rows,
+        world_size=dist.get_world_size(),
+        on_cpu=device.type == "cpu",
+        document=settings["deepspeed_file"],
+        facts=Facts(
+            num_steps=settings["num_steps"],
+            warmup_steps=schedule_of(section, settings["num_steps"]).warmup_steps,
+            hidden_size=hidden_size,
+            precision=zero.precision,
+        ),
+    )
+    recipe = Recipe(
+        embedding_learning_rate=section.embedding_learning_rate,
+        lora=LoraSection(**settings["lora"]),
+        freeze=section.freeze,
+        compute=section.compute,
+    )
+    return ZeroEngine(settings["start_model"], config, num_groups, device, recipe)
 
 
 def held_out_loss(progress: Progress) -> float | None:

@@ -73,6 +73,26 @@ def test_so_do_units_that_a_given_model_learns_to_hear(tmp_path):
     assert torch.equal(embedding[: layout.num_text], before[: layout.num_text])
 
 
+def test_rows_with_which_a_given_model_was_filled_up_are_made_anew(tmp_path):
+    """In embeddings and head, although the model has more rows than are needed."""
+    tokenizer = text_tokenizer.train(TEXTS, vocab_size=320)
+    layout = lm_model._extend(tokenizer, 200, "none", 25.0)
+    model = lm_model._from_shape(ModelSection(shape="micro"), tokenizer, layout)
+    plain = text_tokenizer.train(TEXTS, vocab_size=320)
+    for weight in (model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data):
+        torch.nn.init.normal_(weight[: len(plain)], 1.0, 0.1)
+        weight[len(plain) :] = 99.0
+    model.save_pretrained(tmp_path / "given")
+    plain.save_pretrained(tmp_path / "given")
+    layout, embedding = prepare(tmp_path / "start", codebook=None, path=str(tmp_path / "given"))
+    head = lm_model.load(str(tmp_path / "start")).get_output_embeddings().weight
+    for weight in (embedding, head):
+        assert weight.shape[0] == layout.num_rows < 500
+        torch.testing.assert_close(
+            weight[layout.num_text :].mean(0), weight[: layout.num_text].mean(0), atol=0.05, rtol=0
+        )
+
+
 def test_without_a_codebook_units_begin_at_random(tmp_path):
     layout, embedding = prepare(tmp_path / "start", codebook=None)
     units = embedding[layout.num_text : layout.num_text + layout.num_units]

@@ -108,6 +108,9 @@ def test_a_file_that_is_none_says_so(tmp_path):
 
 
 def test_what_it_takes_the_place_of_is_told():
-    told = " ".join(deepspeed_file.tell(json.loads((ROOT / "tests/data/deepspeed/explicit_zero1.json").read_text())))
+    document = json.loads((ROOT / "tests/data/deepspeed/explicit_zero1.json").read_text())
+    told = " ".join(deepspeed_file.tell(document, on_cpu=False))
     for part in ("ZeRO stage 1", "optimizer Adam", "scheduler WarmupDecayLR"):
         assert part in told
+    assert "PyTorch's fused Adam" in " ".join(set(deepspeed_file.tell(document, on_cpu=True)) - {told})
+    assert "torch_adam" not in told

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cslm import storage
+from cslm.lm import lora, text_tokenizer, vocabulary
 from cslm.lm import model as lm_model
-from cslm.lm import text_tokenizer, vocabulary
 from cslm.train import export
 from tests.data import ranks
 
@@ -94,10 +94,10 @@ def test_of_the_whole_model_one_weight_is_held_at_a_time(opened, tmp_path, monke
 
 def test_adapters_are_merged_on_the_way(opened, tmp_path):
     lm, tokenizer, layout = opened
-    weights = export.plain(lm)
+    weights = list(lora.weights(lm))
     name, shape, (base,) = weights[3].name, weights[3].shape, weights[3].parameters
     down, up = (torch.nn.Parameter(torch.randn(size)) for size in ((2, shape[1]), (shape[0], 2)))
-    merged = export.Exported(name, shape, (base, down, up), lambda whole, a, b: whole + b @ a)
+    merged = lora.Weight(name, (base, down, up), lambda whole, a, b: whole + b @ a)
     weights[3] = merged
     export.write(str(tmp_path / "model"), Whole(lm), tokenizer, layout, weights=weights)
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()

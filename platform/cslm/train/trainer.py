@@ -1,0 +1,61 @@
+"""Training on a Ray cluster: starts the ranks by Ray Train, and again after failures, and tells how it ended."""
+
+import os
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cslm import storage
+from cslm.errors import CslmError
+from cslm.train import checkpoint
+from cslm.train.guard import TrainingStopped
+from cslm.train.loop import TrainSection, workers
+from cslm.train.worker import RESULT, rank_main
+
+_RAYS_LIST = "checkpoint_manager_snapshot.json"
+
+
+def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
+    """Train with Ray Train and return the figures of the finished training.
+
+    `settings` holds plain values only: `train`, `deepspeed`, `lora` (sections as dicts), `deepspeed_file` (content of
+    the user's own), `start_model`, `packed`, `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of
+    the run), `evaluation` (`packed`, `num_rows` and `fingerprint` of the held-out rows, or None).
+    """
+    section = TrainSection(**settings["train"])
+    # Ray Train would print every worker's line a second time as a log record.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    output = settings["output"]
+    # Ray's own list of checkpoints: it refuses to start where one that it names was deleted. Ours are found by listing.
+    storage.remove(storage.join(output, checkpoint.FOLDER, _RAYS_LIST))
+    least, most = workers(section.num_workers)
+    # Ray Train's newer arguments, which its stubs do not know.
+    scaling: dict[str, Any] = {
+        "num_workers": most if least == most else (least, most),
+        "elastic_resize_monitor_interval_s": section.resize_every_s,
+    }
+    where: dict[str, Any] = {"storage_path": output}
+    if storage.is_uri(output):
+        system, path = storage.filesystem(output)
+        where = {"storage_path": path, "storage_filesystem": system}
+    trainer = TorchTrainer(
+        rank_main,
+        train_loop_config=settings,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(use_gpu=use_gpu, **scaling),
+        run_config=ray.train.RunConfig(
+            name=checkpoint.FOLDER,
+            **where,
+            failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
+        ),
+    )
+    result = storage.join(output, RESULT)
+    storage.remove(result)
+    trainer.fit()
+    if not storage.exists(result):
+        raise CslmError(f"training must end with {result}, found none; see the workers' logs")
+    told = dict(storage.read_json(result))
+    if "stopped" in told:
+        raise TrainingStopped(told["stopped"])
+    return told
