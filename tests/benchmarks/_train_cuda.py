@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.multiprocessing as mp
@@ -54,6 +54,7 @@ class Case:
     micro_batch_rows: int = 4
     rows_per_step: int = 16
     lora: LoraSection = field(default_factory=LoraSection)
+    offload: Literal["none", "cpu"] = "none"
 
 
 CASES = [
@@ -72,6 +73,7 @@ CASES = [
         rows_per_step=8,
         lora=LoraSection(rank=64, alpha=128),
     ),
+    Case("1B, ZeRO-3, liger, states on the host", LLAMA_1B, 3, ComputeSection(kernels="liger"), offload="cpu"),
 ]
 
 
@@ -116,7 +118,7 @@ def measured(device: torch.device, case: Case, folder: str, steps: int) -> dict[
     peak, how = peak_flops(device, torch.bfloat16)
     started_s = time.perf_counter()
     config = deepspeed_config(
-        DeepSpeedSection(zero_stage=case.zero_stage),
+        DeepSpeedSection(zero_stage=case.zero_stage, offload=case.offload),
         OptimizerSettings("adamw", 1e-5, 0.02, (0.9, 0.95), 0.0, 1.0),
         rows_per_step=case.rows_per_step,
         micro_batch_rows=case.micro_batch_rows,

@@ -83,10 +83,11 @@ def engine(
     num_groups: int = 1,
     recipe: Recipe | None = None,
     device: torch.device = CPU,
+    **sharding: Any,
 ) -> ZeroEngine:
-    """An engine of this rank over ROWS rows a step, AdamW at RATE with DECAY."""
+    """An engine of this rank over ROWS rows a step, AdamW at RATE with DECAY; more of DeepSpeedSection by name."""
     config = deepspeed_config(
-        DeepSpeedSection(zero_stage=stage, precision=precision),
+        DeepSpeedSection(zero_stage=stage, precision=precision, **sharding),
         OptimizerSettings(optimizer, RATE, 0.02, BETAS, DECAY, 1.0),
         rows_per_step=ROWS,
         micro_batch_rows=micro_batch_rows,

@@ -97,9 +97,11 @@ def test_the_compiled_loss_of_the_head_is_plain_cross_entropy():
         torch.testing.assert_close(torch.autograd.grad(total, (hidden, weight)), expected, rtol=1e-3, atol=1e-3)
 
 
-def trained(folder, stage, precision="fp32", computing=None, steps=4):
+def trained(folder, stage, precision="fp32", computing=None, steps=4, **sharding):
     recipe = Recipe(compute=computing or ComputeSection())
-    engine = ranks.engine(folder, stage, precision, micro_batch_rows=2, num_groups=2, recipe=recipe, device=CUDA)
+    engine = ranks.engine(
+        folder, stage, precision, micro_batch_rows=2, num_groups=2, recipe=recipe, device=CUDA, **sharding
+    )
     losses = []
     for _ in range(steps):
         batches = [packed(0), packed(1)]
@@ -131,6 +133,13 @@ def reference(folder):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_zero_stage_trains_as_plain_pytorch(folder, reference, stage):
     assert trained(folder, stage, computing=ComputeSection(kernels="torch")) == pytest.approx(reference, abs=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "parameters"), [(2, False), (3, False), (3, True)])
+def test_states_on_the_host_train_as_plain_pytorch(folder, reference, stage, parameters):
+    computing = ComputeSection(kernels="torch")
+    losses = trained(folder, stage, computing=computing, offload="cpu", offload_parameters=parameters)
+    assert losses == pytest.approx(reference, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cslm.data.feed import Batch
-from cslm.train import muon
+from cslm.train import collectives, muon
 from cslm.train.build import Recipe, build
 from cslm.train.compute import layer_classes
 from cslm.train.deepspeed_file import set_scheduler
@@ -39,6 +39,7 @@ class ZeroEngine:
             # Compiling Muon's few small products takes a minute on a core and wins nothing there.
             torch._dynamo.config.disable = True
         import deepspeed
+        from deepspeed.runtime.comm import coalesced_collectives
 
         # Its shared-memory op serves inference only, and building it takes a core most of a minute on a new machine.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -49,6 +50,7 @@ class ZeroEngine:
         self._built = build(model_folder, config, num_groups, device, recipe or Recipe())
         self.lm = self._built.lm
         if stage_of(config) == 3:
+            collectives.exchange_and_add(coalesced_collectives)
             # A layer is gathered as one: hooks at each of its dozen parts cost more than they could overlap.
             deepspeed.utils.set_z3_leaf_modules(self.lm, layer_classes(self.lm))
         self._engine, self._optimizer, _, self._scheduler = deepspeed.initialize(
