@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT / "runs" / "demo"), help="output of `make demo`")
     parser.add_argument("--shape", default="micro", choices=list(SHAPES), help="of the text model that is extended")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=50, help="of 2,048 tokens, after the text model is given units")
-    parser.add_argument("--scratch-steps", type=int, default=20, help="of the model from scratch (mini)")
+    parser.add_argument("--steps", type=int, default=20, help="of 2,048 tokens, after the text model is given units")
+    parser.add_argument("--scratch-steps", type=int, default=15, help="of the model from scratch (mini)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
@@ -88,7 +88,7 @@ def compare(
     """All ways, with tables; returns ratios."""
     section = _data_section(data)
     texts = corpus_texts(section)
-    text_model(root / "text", shape, texts, round(400 * share))
+    text_model(root / "text", shape, texts, round(240 * share))
     home = sources.tokenizer_folder(section)
     described = speech.describe(home)
     assert described is not None
@@ -123,10 +123,12 @@ def compare(
         (f"a text model ({shape})", GIVEN_WAYS, given, GIVEN_RATES, steps[0]),
         ("from scratch (mini)", ("default", "codebook"), scratch, SCRATCH_RATES, steps[1]),
     ):
-        courses = {
-            way: [train(make(way, seed), root, vocabulary_hash, seed, count, rates) for seed in range(seeds)]
-            for way in ways
-        }
+        courses: dict[str, list[Course]] = {way: [] for way in ways}
+        for seed in range(seeds):
+            for way in ways:
+                courses[way].append(train(make(way, seed), root, vocabulary_hash, seed, count, rates))
+                found = ", ".join(f"{task} {loss:.3f}" for task, loss in courses[way][-1][-1][1].items())
+                print(f"  seed {seed}, {way}: {found}", flush=True)
         ratios |= show(name, courses, "given" if make is given else "scratch")
     return ratios
 
@@ -173,13 +175,11 @@ def train(
         for folder, rows, order in (("packed", ROWS, seed), ("held_out", HELD_OUT_ROWS, 0))
     )
     batch, course = held_out.batches(0)[0], []
-    started_s = time.perf_counter()
     for step in _steps(objective, steps, rates, feed.batches, lambda loss: None, len(feed.groups)):
         if (step + 1) % (steps // LOOKS) == 0 or step + 1 == steps:
             course.append(((step + 1) * ROWS * ROW_LENGTH, _losses(objective, batch, held_out.groups)))
     for one in (feed, held_out):
         one.close()
-    print(f"  seed {seed}: {course[-1][1]['total']:.4f}, {time.perf_counter() - started_s:.0f} s", flush=True)
     return course
 
 
