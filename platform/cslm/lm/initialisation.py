@@ -35,7 +35,7 @@ def chosen(wanted: Initialisation, *, from_scratch: bool, has_codebook: bool) ->
         return wanted
     if has_codebook:
         return "codebook"
-    return "default" if from_scratch else "mean"
+    return "default" if from_scratch else "covariance"
 
 
 @torch.no_grad()
