@@ -76,6 +76,10 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
         codebook=lambda: speech.load(units["kind"], sources.tokenizer_folder(config.data)).codebook,
         seed=config.train.seed,
     )
+    initialised_by = lm_model.initialised_by(start)
+    if initialised_by is None and "initialisation" in config.model.model_fields_set:
+        job.say("model.initialisation has no effect: the model has its units already")
+    job.run.log_params({"model.initialised_by": initialised_by or "kept"})
     packed = storage.join(job.output, "packed")
     stats = pack.build(config.data, tasks, start, packed, seed=config.train.seed)
     num_steps = config.train.max_steps or math.ceil(
@@ -115,6 +119,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     kept = {step: checkpoint.step_folder(job.output, step) for step in checkpoint.complete_steps(job.output)}
     training_report.log_models(job, result, kept, storage.join(job.output, "model"))
     summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
+    summary |= {"initialised_by": initialised_by}
     job.complete(key, summary)
 
 

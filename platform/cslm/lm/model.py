@@ -15,7 +15,8 @@ import torch
 from cslm import storage
 from cslm.config import Section, group, setting
 from cslm.errors import ConfigError
-from cslm.lm import attention, text_tokenizer, vocabulary
+from cslm.lm import attention, initialisation, text_tokenizer, vocabulary
+from cslm.lm.initialisation import Initialisation
 from cslm.lm.lora import LoraSection
 from cslm.lm.vocabulary import Vocabulary
 
@@ -34,6 +35,8 @@ SHAPES: dict[str, dict[str, int]] = {
 
 _EMBEDDING_STD = 0.5
 _MADE_OF = "cslm_start.json"
+# In it, what was done and not only what was asked for.
+_USED = "initialised_by"
 
 
 class ModelSection(Section):
@@ -45,6 +48,11 @@ class ModelSection(Section):
         2000, "size of the text tokenizer trained on the corpus for a model from scratch", unit="tokens", ge=300
     )
     max_length: int = setting(2048, "longest sequence of a model from scratch", unit="tokens", ge=16)
+    initialisation: Initialisation = setting(
+        "auto",
+        "what rows of units and marks begin as: default: as the model's own were drawn; mean, covariance: from the "
+        "text's rows; codebook: from what units stand for; auto: what was measured best",
+    )
     lora: LoraSection = group(LoraSection, "low-rank adapters instead of the layers' own weights")
 
 
@@ -83,7 +91,7 @@ def prepare(
         layout = _extend(tokenizer, num_units, unit_tokenizer, frame_rate_hz)
         torch.manual_seed(seed)
         model = _from_shape(section, tokenizer, layout)
-        _place_units(model, layout, codebook())
+        made_of |= {_USED: _fill(model, layout, section, codebook())}
         save(folder, model, tokenizer, layout, made_of=made_of)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
@@ -101,8 +109,8 @@ def prepare(
         model = load(source)
         # Down to the text first: rows behind it, with which many models fill up their tiles, were never trained.
         model.resize_token_embeddings(layout.num_text)
-        model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
-        _place_units(model, layout, codebook())
+        model.resize_token_embeddings(layout.num_rows, mean_resizing=False)
+        made_of |= {_USED: _fill(model, layout, section, codebook())}
         save(folder, model, tokenizer, layout, made_of=made_of)
     return layout
 
@@ -111,12 +119,25 @@ def _made_of(section: ModelSection, seed: int) -> dict[str, Any]:
     """What a start folder follows from beside the corpus, to know it by later."""
     if section.path is None:
         return {**section.model_dump(exclude={"path", "lora"}), "seed": seed}
-    return {"path": storage.absolute(section.path), "files": storage.listing_digest(storage.absolute(section.path))}
+    files = storage.listing_digest(storage.absolute(section.path))
+    if vocabulary.has_vocabulary(storage.absolute(section.path)):
+        return {"path": storage.absolute(section.path), "files": files}
+    drawn = {"initialisation": section.initialisation, "seed": seed}
+    return {"path": storage.absolute(section.path), "files": files, **drawn}
 
 
 def _noted(folder: str) -> dict[str, Any] | None:
     note = storage.join(folder, _MADE_OF)
-    return dict(storage.read_json(note)) if storage.exists(note) else None
+    if not storage.exists(note):
+        return None
+    return {name: value for name, value in storage.read_json(note).items() if name != _USED}
+
+
+def initialised_by(folder: str) -> str | None:
+    """How the new rows of a start folder were drawn; None when the model had its units before."""
+    note = storage.join(folder, _MADE_OF)
+    used: str | None = storage.read_json(note).get(_USED) if storage.exists(note) else None
+    return used
 
 
 def reader(
@@ -205,25 +226,15 @@ def _from_shape(section: ModelSection, tokenizer: Any, layout: Vocabulary) -> "P
     return model
 
 
-@torch.no_grad()
-def _place_units(model: "PreTrainedModel", layout: Vocabulary, codebook_KD: npt.NDArray[np.float32] | None) -> None:
-    """Give units that sound alike embeddings that lie near each other.
-
-    The codebook, turned at random into the embedding space, takes the mean and the spread of the text's embeddings:
-    the model then need not learn from examples which of thousands of units are neighbours.
-    """
-    if codebook_KD is None:
-        return
-    embedding_VH = model.get_input_embeddings().weight
-    # In double precision, so that what sums differ by from one number of threads to another is rounded away: the same
-    # seed gives the same model on any machine.
-    text_TH = embedding_VH[: layout.num_text].double()
-    codes_KD = torch.from_numpy(codebook_KD).double()
-    centred_KD = codes_KD - codes_KD.mean(0)
-    turn_DH = torch.nn.init.orthogonal_(torch.empty(centred_KD.shape[1], text_TH.shape[1], dtype=torch.float64))
-    turned_KH = centred_KD @ turn_DH
-    placed_KH = text_TH.mean(0) + turned_KH * (text_TH.std() / turned_KH.std())
-    embedding_VH[layout.num_text : layout.num_text + layout.num_units] = placed_KH.to(embedding_VH.dtype)
+def _fill(
+    model: "PreTrainedModel", layout: Vocabulary, section: ModelSection, codebook_KD: npt.NDArray[np.float32] | None
+) -> Initialisation:
+    """Draw the new rows as the section says; returns the way that was taken."""
+    way = initialisation.chosen(
+        section.initialisation, from_scratch=section.path is None, has_codebook=codebook_KD is not None
+    )
+    initialisation.fill(model, layout, way, codebook_KD)
+    return way
 
 
 def _initialise(model: "PreTrainedModel") -> None:
