@@ -90,7 +90,8 @@ def _turned(codebook_KD: npt.NDArray[np.float32], width: int) -> torch.Tensor:
 
 def _moments(rows_TH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean [H] and covariance [H, H] of rows."""
-    parts = rows_TH.split(_ROWS_AT_A_TIME)
+    starts = range(0, len(rows_TH), _ROWS_AT_A_TIME)
+    parts = [rows_TH[start : start + _ROWS_AT_A_TIME] for start in starts]
     mean_H = sum((part.double().sum(0) for part in parts), torch.zeros(1)) / len(rows_TH)
     covariance_HH = torch.zeros(rows_TH.shape[1], rows_TH.shape[1], dtype=torch.float64)
     for part in parts:
