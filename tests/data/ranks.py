@@ -78,6 +78,7 @@ def engine(
     stage: int,
     precision: str = "fp32",
     optimizer: str = "adamw",
+    changes: dict[str, Any] | None = None,
     *,
     micro_batch_rows: int = 1,
     num_groups: int = 1,
@@ -85,7 +86,10 @@ def engine(
     device: torch.device = CPU,
     **sharding: Any,
 ) -> ZeroEngine:
-    """An engine of this rank over ROWS rows a step, AdamW at RATE with DECAY; more of DeepSpeedSection by name."""
+    """An engine of this rank over ROWS rows a step, AdamW at RATE with DECAY; more of DeepSpeedSection by name.
+
+    `changes` are laid over DeepSpeed's settings, one level deep.
+    """
     config = deepspeed_config(
         DeepSpeedSection(zero_stage=stage, precision=precision, **sharding),
         OptimizerSettings(optimizer, RATE, 0.02, BETAS, DECAY, 1.0),
@@ -94,6 +98,8 @@ def engine(
         world_size=dist.get_world_size(),
         on_cpu=device.type == "cpu",
     )
+    for key, value in (changes or {}).items():
+        config[key] = {**config.get(key, {}), **value}
     return ZeroEngine(start, config, num_groups, device, recipe or Recipe(embedding_learning_rate=RATE))
 
 
