@@ -1,0 +1,128 @@
+"""How long a listener waits: to the first text and speech of an answer, and how quickly speech comes after it.
+
+Two things are measured, one question at a time on an idle device. As generated: what the model gives, as it streams.
+As written: the reference answer in the interleaved and in the full form, fed token by token to the same model as if it
+had chosen them, so that the two forms differ in nothing but their order and a model that answers badly is timed on
+answers of full length (CSLM, latency of the two chains).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cslm.config import Section, setting
+from cslm.evaluate import figures, likelihood
+from cslm.evaluate.figures import Score
+from cslm.evaluate.network import Network
+from cslm.lm import chain, text_tokenizer
+from cslm.lm.chunks import Spoken, Word
+from cslm.lm.vocabulary import Vocabulary
+
+Case = dict[str, Any]
+Speak = Callable[[Sequence[int]], Any]
+
+
+class LatencySection(Section):
+    """Time to the first speech."""
+
+    max_questions: int = setting(4, "questions of each pair of languages that are timed, at most; 0: none", ge=0)
+    first_units: int = setting(
+        10, "units of speech that make the beginning of it: with so many the decoder can start", unit="units", ge=1
+    )
+    chunk_words: int = setting(7, "words of a chunk of the interleaved form", ge=1)
+    warm_up: int = setting(2, "questions that are asked before and not counted", ge=0)
+
+
+def written(
+    network: Network, question: str, answer: str, spoken: Spoken, form: chain.Form, chunk_words: int
+) -> list[int]:
+    """The ids of a spoken answer in a form; where it is not aligned, words get units by their length."""
+    if spoken.words is None:
+        spoken = Spoken(spoken.units, _spread(answer, len(spoken.units)))
+    section = chain.ChainSection(form=form, chunk_words=chunk_words)
+
+    def encode(text: str) -> list[int]:
+        return text_tokenizer.encode(network.tokenizer, text) if text else []
+
+    said = chain.answer(answer, spoken, section, encode, network.layout)
+    return chain.with_question(question, said, section, encode, network.layout)
+
+
+@torch.no_grad()
+def forced(network: Network, prompt: Sequence[int], ids: Sequence[int]) -> list[float]:
+    """Seconds from the question to each token of an answer, when each follows from the model's last step."""
+    device = network.model.device
+    began_s = time.perf_counter()
+    step = network.model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=True, logits_to_keep=1)
+    times = []
+    for token in ids:
+        # The choice is part of the time, though the token that follows is the written one.
+        int(step.logits[0, -1].argmax())
+        times.append(time.perf_counter() - began_s)
+        step = network.model(
+            input_ids=torch.tensor([[token]], device=device), past_key_values=step.past_key_values, use_cache=True
+        )
+    return times
+
+
+def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section: LatencySection) -> list[Score]:
+    """The scores of questions by the written forms. `speak` makes sound of units and is part of the time."""
+    found: list[Score] = []
+    warm_up = list(cases[: section.warm_up])
+    for number, case in enumerate([*warm_up, *cases]):
+        times = {}
+        for form in ("interleaved", "full"):
+            spoken = likelihood.spoken_of({"answer": case["answer_speech"]})["answer"]
+            ids = written(network, case["question"], case["answer"], spoken, form, section.chunk_words)
+            at_s = forced(network, case["prompt"], ids)
+            first, units = _first_speech(ids, network.layout, section.first_units)
+            times[form] = at_s[first] + _seconds(speak, units)
+        if number >= len(warm_up):
+            found += _scores(case, times)
+    return found
+
+
+def streamed(task: str, item: str, times: Any, speech_s: float) -> list[Score]:
+    """Scores of an answer as the model streamed it. `times`: seconds to first_text, first_speech (None if not), end."""
+    found = []
+    for metric, seconds in (("first_text_s", times["first_text_s"]), ("first_speech_s", times["first_speech_s"])):
+        if seconds is not None:
+            found.append(figures.score(task, metric, item, [seconds, 1]))
+    if speech_s > 0:
+        found.append(figures.score(task, "real_time_factor", item, [times["end_s"], speech_s]))
+    return found
+
+
+def _scores(case: Case, times: dict[str, float]) -> list[Score]:
+    task, item = case["task"], case["id"]
+    return [
+        figures.score(task, "interleaved_first_speech_s", item, [times["interleaved"], 1]),
+        figures.score(task, "full_first_speech_s", item, [times["full"], 1]),
+        figures.score(task, "full_over_interleaved", item, [times["full"], times["interleaved"]]),
+    ]
+
+
+def _first_speech(ids: Sequence[int], layout: Vocabulary, first_units: int) -> tuple[int, list[int]]:
+    """The place of the token with which there are enough units to begin with, and those units."""
+    places = [place for place, token in enumerate(ids) if layout.num_text <= token < layout.num_text + layout.num_units]
+    kept = places[:first_units]
+    return kept[-1], [ids[place] - layout.num_text for place in kept]
+
+
+def _seconds(speak: Speak | None, units: Sequence[int]) -> float:
+    if speak is None:
+        return 0.0
+    began_s = time.perf_counter()
+    speak(units)
+    return time.perf_counter() - began_s
+
+
+def _spread(text: str, num_units: int) -> list[Word]:
+    """Words of a text, each with units by its share of the letters."""
+    pieces = text.split() if len(text.split()) > 1 else list(text)
+    ends = np.cumsum([len(piece) for piece in pieces])
+    bounds = [0, *(ends * num_units // ends[-1]).tolist()]
+    return [Word(piece, bounds[place], bounds[place + 1]) for place, piece in enumerate(pieces)]
