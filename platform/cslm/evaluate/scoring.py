@@ -49,7 +49,7 @@ def _asr(row: Row) -> Iterable[Score]:
 
 
 def _tts(row: Row) -> list[Score]:
-    found = [_score(row, "silent", [not row["units"], 1])]
+    found = [_score(row, "silent", [_is_silent(row), 1])]
     if row["spoken"] is not None:
         found += _errors(row, "", row["reference"], row["spoken"])
     if row["original"] is not None:
@@ -73,9 +73,10 @@ def _answer(row: Row, identifier: Identifier) -> list[Score]:
     found += _off_target(row, "off_target", row["output"], identifier)
     if row["grade"] is not None:
         found.append(_score(row, "grade", [row["grade"], 1]))
+    if row["units"] is not None or row["spoken"] is not None:
+        found.append(_score(row, "silent", [_is_silent(row), 1]))
     if row["spoken"] is None:
         return found
-    found.append(_score(row, "silent", [not row["units"], 1]))
     if row["spoken_right"] is not None:
         found.append(_score(row, "speech_accuracy", [row["spoken_right"], 1]))
     # Of the speech against the text of the same answer: whether the model says what it writes.
@@ -86,6 +87,11 @@ def _answer(row: Row, identifier: Identifier) -> list[Score]:
     if row["spoken_grade"] is not None:
         found.append(_score(row, "speech_grade", [row["spoken_grade"], 1]))
     return found
+
+
+def _is_silent(row: Row) -> bool:
+    """Whether a model that was to speak gave no speech."""
+    return row["units"] is not None and not row["units"]
 
 
 def _off_target(row: Row, metric: str, text: str, identifier: Identifier) -> list[Score]:
