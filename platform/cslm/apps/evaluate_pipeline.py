@@ -17,11 +17,12 @@ from cslm.apps import shard_pipeline
 from cslm.config import fingerprint
 from cslm.evaluate import asking, hearing, latency, likelihood, minimal_pairs, similarity
 from cslm.evaluate.asking import Examiner
+from cslm.evaluate.figures import Score
 from cslm.evaluate.items import Item
 from cslm.evaluate.latency import LatencySection
 from cslm.evaluate.network import Network
 from cslm.lm.chain import ChainSection
-from cslm.lm.generate import EndEvent, Generator, Sampling
+from cslm.lm.generate import Generator, Sampling
 from cslm.speech import decoder
 from cslm.speech import tokenizer as speech
 
@@ -57,7 +58,7 @@ class Batch:
     @property
     def file(self) -> str:
         """Where its results lie, below the output folder."""
-        names = [f"{case.get('task') or case.get('group')}|{_id(case)}" for case in self.cases]
+        names = [f"{case.get('task') or case.get('group')}|{id_of(case)}" for case in self.cases]
         return f"{KEPT}/{self.kind}/{self.key}/{fingerprint(names)}.parquet"
 
 
@@ -167,7 +168,7 @@ class _Step:
         return contracts.load("scores").table(found)
 
     def _latency(self, cases: Sequence[Case]) -> pa.Table:
-        speak = (lambda units: self._speak(units)[0]) if self._work.decoder else None
+        speak = self._speak if self._work.decoder else None
         section = self._work.latency
         told = []
         for case in cases:
@@ -185,23 +186,15 @@ class _Step:
             )
         found = latency.scores(self._network, speak, told, section)
         for case in cases:
-            item = Item.of(case["item"])
-            found += self._streamed(item)
+            found += self._streamed(Item.of(case["item"]))
         return contracts.load("scores").table(found)
 
-    def _streamed(self, item: Item) -> list[Any]:
-        """As generated: the times of one answer as it streams, and how long its speech is."""
-        response = None
-        for event in self._generator.stream(asking.prompt(item), self._work.sampling):
-            if isinstance(event, EndEvent):
-                response = event.response
-        assert response is not None
-        speech_s = len(response.units) / self._network.layout.frame_rate_hz
-        times = vars(response.times)
-        if response.units and self._work.decoder:
-            samples, rate_hz = self._speak(response.units)
-            speech_s = len(samples) / rate_hz
-        return latency.streamed(item.task, item.id, times, speech_s)
+    def _streamed(self, item: Item) -> list[Score]:
+        """As generated: the times of one answer as it streams, sound included."""
+        speak = self._speak if self._work.decoder else None
+        first_units = self._work.latency.first_units
+        events = self._generator.stream(asking.prompt(item), self._work.sampling, units_an_event=first_units)
+        return latency.streamed(item.task, item.id, events, speak, self._network.layout.frame_rate_hz)
 
     def _speak(self, units: Sequence[int]) -> tuple[asking.Float32, int]:
         if self._decoder is None:
@@ -211,7 +204,8 @@ class _Step:
         return self._decoder.speak(list(units)), int(self._decoder.sample_rate_hz)
 
 
-def _id(case: Case) -> str:
+def id_of(case: Case) -> str:
+    """The id of a case of any kind of work."""
     return str(case["row"]["id"] if "row" in case else case["item"]["id"] if "item" in case else case["id"])
 
 
@@ -222,6 +216,6 @@ def _order(case: Case) -> tuple[str, int]:
 
 def _length(case: Case) -> int:
     """About how many tokens a case is."""
-    row = case.get("row", case.get("item", case))
+    row: Mapping[str, Any] = case.get("row") or case.get("item") or case
     spoken = sum(len(units) for units, _ in case.get("spoken", {}).values())
     return len(row.get("units") or ()) + len(row.get("text") or "") + spoken

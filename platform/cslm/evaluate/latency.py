@@ -7,7 +7,7 @@ answers of full length (CSLM, latency of the two chains).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,15 @@ import torch
 
 from cslm.config import Section, setting
 from cslm.evaluate import figures, likelihood
+from cslm.evaluate.asking import Speak
 from cslm.evaluate.figures import Score
 from cslm.evaluate.network import Network
 from cslm.lm import chain, text_tokenizer
 from cslm.lm.chunks import Spoken, Word
+from cslm.lm.generate import EndEvent, Event, SpeechEvent, TextEvent
 from cslm.lm.vocabulary import Vocabulary
 
 Case = dict[str, Any]
-Speak = Callable[[Sequence[int]], Any]
 
 
 class LatencySection(Section):
@@ -85,14 +86,33 @@ def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section
     return found
 
 
-def streamed(task: str, item: str, times: Any, speech_s: float) -> list[Score]:
-    """Scores of an answer as the model streamed it. `times`: seconds to first_text, first_speech (None if not), end."""
+def streamed(task: str, item: str, events: Iterable[Event], speak: Speak | None, frame_rate_hz: float) -> list[Score]:
+    """Scores of an answer as the model streams it; without `speak` its units stand for sound, one a frame."""
+    began_s = time.perf_counter()
+    first_text_s = first_speech_s = None
+    beginning_s = end_s = speech_s = 0.0
+    for event in events:
+        if isinstance(event, TextEvent) and first_text_s is None:
+            first_text_s = time.perf_counter() - began_s
+        elif isinstance(event, SpeechEvent) and first_speech_s is None:
+            beginning_s = _seconds(speak, event.units)
+            first_speech_s = time.perf_counter() - began_s
+        elif isinstance(event, EndEvent):
+            units = event.response.units
+            # The beginning is spoken again with the rest, and counts once.
+            end_s = time.perf_counter() - began_s - beginning_s
+            speech_s = len(units) / frame_rate_hz
+            if speak is not None and units:
+                spoken_from_s = time.perf_counter()
+                samples, rate_hz = speak(units)
+                end_s += time.perf_counter() - spoken_from_s
+                speech_s = len(samples) / rate_hz
     found = []
-    for metric, seconds in (("first_text_s", times["first_text_s"]), ("first_speech_s", times["first_speech_s"])):
+    for metric, seconds in (("first_text_s", first_text_s), ("first_speech_s", first_speech_s)):
         if seconds is not None:
             found.append(figures.score(task, metric, item, [seconds, 1]))
     if speech_s > 0:
-        found.append(figures.score(task, "real_time_factor", item, [times["end_s"], speech_s]))
+        found.append(figures.score(task, "real_time_factor", item, [end_s, speech_s]))
     return found
 
 

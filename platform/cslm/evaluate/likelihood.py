@@ -58,7 +58,7 @@ def cases(
     needed = {name for case in found for name in _needed(case, chain)}
     known = spoken(tables["units"], alignments, sorted(needed)) if needed else {}
     for case in found:
-        case["spoken"] = {name: _told(known[name]) for name in _needed(case, chain) if name in known}
+        case["spoken"] = {name: told(known[name]) for name in _needed(case, chain) if name in known}
     return found
 
 
@@ -134,5 +134,6 @@ def _needed(case: Case, chain: ChainSection) -> list[str]:
     return list(examples.spoken_needed(case["group"], case["row"], chain))
 
 
-def _told(known: Spoken) -> tuple[list[int], list[list[Any]] | None]:
+def told(known: Spoken) -> tuple[list[int], list[list[Any]] | None]:
+    """An utterance as JSON; `spoken_of` reads it back."""
     return [int(unit) for unit in known.units], None if known.words is None else [list(word) for word in known.words]
