@@ -10,24 +10,23 @@ from typing import Any
 import pyarrow as pa
 
 from cslm import cluster, contracts, storage
-from cslm.apps import evaluate_compare, evaluate_pipeline, evaluate_report
+from cslm.apps import evaluate_compare, evaluate_grades, evaluate_pipeline, evaluate_report
 from cslm.apps.evaluate_pipeline import Batch, Work
 from cslm.apps.evaluate_settings import CompareConfig, Config
 from cslm.apps.job import Job, run_job
 from cslm.config import fingerprint
 from cslm.data import sources
 from cslm.errors import CheckpointError, ConfigError
-from cslm.evaluate import asking, figures, hearing, items, likelihood, minimal_pairs, scoring, similarity
+from cslm.evaluate import asking, figures, hearing, items, latency, likelihood, minimal_pairs, scoring, similarity
 from cslm.evaluate.figures import Score
 from cslm.evaluate.items import Item
-from cslm.evaluate.judge import Case, Judge
+from cslm.evaluate.judge import Judge
 from cslm.evaluate.language_id import Identifier
 from cslm.lm import chain, vocabulary
 from cslm.lm.chain import ChainSection
 from cslm.speech import decoder
 from cslm.speech.tokenizers import saved
 
-_GRADED_TOGETHER = 32
 # Goes up when the same items and settings give other results.
 _VERSION = 1
 
@@ -81,7 +80,7 @@ def body(config: Config, job: Job) -> None:
     identifier = Identifier([item.answer_language for item in asked] + [item.language for item in asked])
     predictions = scoring.judged(answers, identifier)
     if config.judge.url is not None:
-        predictions = _graded(config, job, predictions, made_of)
+        predictions = evaluate_grades.graded(config.judge, job, predictions, made_of)
     predictions = predictions.sort_by([("task", "ascending"), ("id", "ascending")])
     scores = figures.table([*scoring.scores(predictions, identifier), *more])
     storage.write_table(predictions, storage.join(job.output, "predictions", "part-00000.parquet"))
@@ -179,7 +178,7 @@ def _measure(
         "perplexity": likelihood.cases(inputs.tables, inputs.alignments, config.data.split, form, config.perplexity),
         "similarity": similarity.cases(utterances, config.similarity),
         "pairs": _pairs(config),
-        "latency": _latency_cases(config, inputs, asked),
+        "latency": latency.cases(asked, inputs.units, inputs.alignments, config.latency),
     }
     keys = {name: fingerprint(made_of) for name in cases}
     keys["perplexity"] = fingerprint([made_of, form.model_dump(mode="json")])
@@ -258,61 +257,6 @@ def _pairs(config: Config) -> list[dict[str, Any]]:
             name, storage.absolute(folder), section.languages.get(name, "en"), section.max_pairs
         )
     ]
-
-
-def _latency_cases(config: Config, inputs: Inputs, asked: Sequence[Item]) -> list[dict[str, Any]]:
-    """The first few questions of each pair of languages whose answers are spoken by someone."""
-    by_task: dict[str, list[Item]] = {}
-    for item in asked:
-        if item.kind_of_task == "answer" and item.reference_audio is not None:
-            by_task.setdefault(item.task, []).append(item)
-    chosen = [item for of_task in by_task.values() for item in of_task[: config.latency.max_questions]]
-    if not chosen:
-        return []
-    names = sorted({item.reference_audio for item in chosen if item.reference_audio})
-    known = likelihood.spoken(inputs.units, inputs.alignments, names)
-    return [
-        {"task": item.task, "item": item.told(), "answer_speech": likelihood.told(known[item.reference_audio])}
-        for item in chosen
-        if item.reference_audio in known
-    ]
-
-
-def _graded(config: Config, job: Job, predictions: pa.Table, made_of: dict[str, Any]) -> pa.Table:
-    """Predictions with the judge's grades of text and speech; those of an earlier run are not asked for again."""
-    judge = Judge(config.judge)
-    folder = storage.join(job.output, evaluate_pipeline.KEPT, "grades", fingerprint([made_of, judge.name]))
-    grades: dict[str, int | None] = {}
-    for file in storage.list_files(folder, ".json"):
-        grades |= storage.read_json(file)
-    rows = predictions.to_pylist()
-    cases: list[Case] = []
-    seen: dict[str, int] = {}
-    for row in rows:
-        if not row["task"].startswith("answer/"):
-            continue
-        seen[row["task"]] = seen.get(row["task"], 0) + 1
-        if seen[row["task"]] > config.judge.max_questions:
-            continue
-        for column in ("output", "spoken"):
-            if row[column] is not None:
-                name = f"{row['task']}|{row['id']}|{column}"
-                cases.append(Case(name, row["question"], row["reference"], row[column], row["language"]))
-    left = [case for case in cases if case.id not in grades]
-    with job.progress("judge", len(cases), "answers", len(cases) - len(left)) as progress:
-        for start in range(0, len(left), _GRADED_TOGETHER):
-            part = left[start : start + _GRADED_TOGETHER]
-            given = {case.id: grade for case, grade in judge.grades(part)}
-            storage.write_json(storage.join(folder, f"{fingerprint(sorted(given))}.json"), given)
-            grades |= given
-            progress.update(len(part))
-    for row in rows:
-        for column, target in (("output", "grade"), ("spoken", "spoken_grade")):
-            row[target] = grades.get(f"{row['task']}|{row['id']}|{column}")
-    without = sum(grades.get(case.id) is None for case in cases)
-    if without:
-        job.say(f"note: {without:,} of {len(cases):,} replies of the judge held no grade and are left out")
-    return contracts.load("predictions").table(rows)
 
 
 def _about(config: Config, inputs: Inputs, identifier: Identifier) -> dict[str, Any]:

@@ -180,7 +180,8 @@ class _Step:
                     "id": item.id,
                     "prompt": self._generator.prompt_ids(prompt),
                     "question": item.question,
-                    "answer": item.reference,
+                    "language": item.answer_language,
+                    "answer": case["answer"],
                     "answer_speech": case["answer_speech"],
                 }
             )

@@ -11,7 +11,7 @@ from cslm import storage
 from cslm.apps.job import Job
 from cslm.evaluate import asking, figures, hearing
 from cslm.evaluate.figures import Figure
-from cslm.evaluate.report import page, wording
+from cslm.evaluate.report import page
 
 REPORT = "report.html"
 # Longest sound of a sample: the page holds them all.
@@ -46,17 +46,15 @@ def metrics(found: Sequence[Figure]) -> dict[str, float]:
 
 
 def show(job: Job, found: Sequence[Figure]) -> None:
-    """Print the closing table."""
-    table = Table(title=f"held-out: figures with {len(found)} intervals", title_justify="left")
-    for column in ("task", "measure", "value", "interval", "items"):
-        table.add_column(column, justify="left" if column in ("task", "measure") else "right")
-    before = ""
-    for figure in found:
-        task = figure.task if figure.task != before else ""
-        before = figure.task
-        value, interval = wording.number(figure.metric, figure.value), wording.interval(figure)
-        table.add_row(task, wording.meaning(figure.metric), value, interval, f"{figure.num_items:,}")
-    job.console.print(table)
+    """Print the closing tables: a row a task, a column a measure, and the most items that one of these has."""
+    for family in page.tables(found):
+        table = Table(title=family["title"], title_justify="left")
+        for place, column in enumerate(("task", "items", *family["columns"])):
+            table.add_column(column, justify="right" if place else "left")
+        for row in family["rows"]:
+            most = max((cell["items"] for cell in row["cells"]), key=lambda told: int(told.replace(",", "") or 0))
+            table.add_row(row["task"], most, *(cell["value"] for cell in row["cells"]))
+        job.console.print(table)
 
 
 def write(
@@ -68,7 +66,7 @@ def write(
     html = page.render(title, found, summary["made_by"], summary["layers"], samples)
     storage.write_text(storage.join(job.output, REPORT), html)
     job.run.log_text(html, REPORT)
-    job.say(f"report with tables, pictures and {len(samples)} samples: {storage.join(job.output, REPORT)}")
+    job.say(f"confidence intervals, pictures and {len(samples)} samples: {storage.join(job.output, REPORT)}")
 
 
 def _samples(output: str, predictions: pa.Table, units: str, num_samples: int) -> list[dict[str, Any]]:

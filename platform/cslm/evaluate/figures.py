@@ -3,6 +3,7 @@
 A score is one item's part in one measure (table `scores`); a figure is the measure over all its items.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -130,7 +131,7 @@ def _measures(scores: pa.Table) -> Mapping[tuple[str, str], tuple[str, NDArray[n
     keys = pc.binary_join_element_wise(scores.column("task"), scores.column("metric"), "\n").to_pylist()
     bounds = [place for place in range(len(keys)) if place == 0 or keys[place] != keys[place - 1]]
     found = {}
-    for start, end in zip(bounds, [*bounds[1:], len(keys)], strict=True):
+    for start, end in itertools.pairwise([*bounds, len(keys)]):
         task, metric = keys[start].split("\n")
         part = scores.slice(start, end - start)
         statistics = np.array(part.column("statistics").to_pylist(), np.float64)

@@ -6,6 +6,7 @@ had chosen them, so that the two forms differ in nothing but their order and a m
 answers of full length (CSLM, latency of the two chains).
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,11 +18,13 @@ from cslm.config import Section, setting
 from cslm.evaluate import figures, likelihood
 from cslm.evaluate.asking import Speak
 from cslm.evaluate.figures import Score
+from cslm.evaluate.items import Item
 from cslm.evaluate.network import Network
 from cslm.lm import chain, text_tokenizer
 from cslm.lm.chunks import Spoken, Word
 from cslm.lm.generate import EndEvent, Event, SpeechEvent, TextEvent
 from cslm.lm.vocabulary import Vocabulary
+from cslm.speech import words
 
 Case = dict[str, Any]
 
@@ -34,15 +37,45 @@ class LatencySection(Section):
         10, "units of speech that make the beginning of it: with so many the decoder can start", unit="units", ge=1
     )
     chunk_words: int = setting(7, "words of a chunk of the interleaved form", ge=1)
+    answer_words: int = setting(
+        0, "answers are joined until one has so many words, where a corpus has short ones only; 0: as they are", ge=0
+    )
     warm_up: int = setting(2, "questions that are asked before and not counted", ge=0)
 
 
+def cases(items: Sequence[Item], units: str, alignments: str | None, section: LatencySection) -> list[Case]:
+    """The first few questions of each pair of languages whose answers are spoken by someone, with these answers."""
+    by_task: dict[str, list[Item]] = {}
+    for item in items:
+        if item.kind_of_task == "answer" and item.reference_audio is not None:
+            by_task.setdefault(item.task, []).append(item)
+    chosen = [item for of_task in by_task.values() for item in of_task[: section.max_questions]]
+    names = sorted({item.reference_audio for item in chosen if item.reference_audio})
+    known = likelihood.spoken(units, alignments, names) if names else {}
+    speaking = [item for item in chosen if item.reference_audio in known]
+    found = []
+    for place, item in enumerate(speaking):
+        # What follows in the same language, round and round: enough of it makes an answer of any length.
+        others = [one for one in [*speaking[place:], *speaking[:place]] if one.answer_language == item.answer_language]
+        parts: list[tuple[str, Spoken]] = []
+        num_words = 0
+        for other in itertools.cycle(others):
+            parts.append((other.reference, known[other.reference_audio or ""]))
+            num_words += max(1, len(words.words(other.reference, other.answer_language)))
+            if num_words >= section.answer_words:
+                break
+        text, spoken = joined(parts)
+        case = {"answer": text, "answer_speech": likelihood.told(spoken)}
+        found.append({"task": item.task, "item": item.told(), **case})
+    return found
+
+
 def written(
-    network: Network, question: str, answer: str, spoken: Spoken, form: chain.Form, chunk_words: int
+    network: Network, question: str, answer: str, spoken: Spoken, language: str, form: chain.Form, chunk_words: int
 ) -> list[int]:
     """The ids of a spoken answer in a form; where it is not aligned, words get units by their length."""
     if spoken.words is None:
-        spoken = Spoken(spoken.units, _spread(answer, len(spoken.units)))
+        spoken = Spoken(spoken.units, _spread(answer, language, len(spoken.units)))
     section = chain.ChainSection(form=form, chunk_words=chunk_words)
 
     def encode(text: str) -> list[int]:
@@ -50,6 +83,19 @@ def written(
 
     said = chain.answer(answer, spoken, section, encode, network.layout)
     return chain.with_question(question, said, section, encode, network.layout)
+
+
+def joined(answers: Sequence[tuple[str, Spoken]]) -> tuple[str, Spoken]:
+    """Spoken answers one behind the other, as one; aligned when all of them are."""
+    units: list[int] = []
+    aligned: list[Word] | None = []
+    for _, spoken in answers:
+        if spoken.words is None or aligned is None:
+            aligned = None
+        else:
+            aligned += [Word(word.text, word.start + len(units), word.end + len(units)) for word in spoken.words]
+        units += [int(unit) for unit in spoken.units]
+    return " ".join(text for text, _ in answers), Spoken(units, aligned)
 
 
 @torch.no_grad()
@@ -77,7 +123,9 @@ def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section
         times = {}
         for form in ("interleaved", "full"):
             spoken = likelihood.spoken_of({"answer": case["answer_speech"]})["answer"]
-            ids = written(network, case["question"], case["answer"], spoken, form, section.chunk_words)
+            ids = written(
+                network, case["question"], case["answer"], spoken, case["language"], form, section.chunk_words
+            )
             at_s = forced(network, case["prompt"], ids)
             first, units = _first_speech(ids, network.layout, section.first_units)
             times[form] = at_s[first] + _seconds(speak, units)
@@ -140,9 +188,9 @@ def _seconds(speak: Speak | None, units: Sequence[int]) -> float:
     return time.perf_counter() - began_s
 
 
-def _spread(text: str, num_units: int) -> list[Word]:
+def _spread(text: str, language: str, num_units: int) -> list[Word]:
     """Words of a text, each with units by its share of the letters."""
-    pieces = text.split() if len(text.split()) > 1 else list(text)
+    pieces = [text[start:end] for start, end in words.words(text, language)] or [text]
     ends = np.cumsum([len(piece) for piece in pieces])
     bounds = [0, *(ends * num_units // ends[-1]).tolist()]
     return [Word(piece, bounds[place], bounds[place + 1]) for place, piece in enumerate(pieces)]

@@ -20,6 +20,7 @@ from cslm.lm import examples
 from cslm.lm.chain import ChainSection
 from cslm.lm.chunks import Spoken, Word
 from cslm.lm.examples import SetAside
+from cslm.lm.vocabulary import Vocabulary
 
 # Tasks of the units table that are counted. `spans` are not asked of a model.
 _OF_UNITS = ("asr", "tts", "units")
@@ -103,14 +104,16 @@ def scores(network: Network, chain: ChainSection, batch: Sequence[Case]) -> list
         return []
     found: list[Score] = []
     for (case, one), costs in zip(known, network.costs([one for _, one in known]), strict=True):
-        found += _scores(case, one, costs, network.layout.num_text)
+        found += _scores(case, one, costs, network.layout)
     return found
 
 
-def _scores(case: Case, one: Measured, costs_N: Float64, num_text: int) -> list[Score]:
+def _scores(case: Case, one: Measured, costs_N: Float64, layout: Vocabulary) -> list[Score]:
     targets = [token for token, counts in zip(one.ids[1:], one.targets[1:], strict=True) if counts]
-    units = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if token >= num_text]
-    texts = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if token < num_text]
+    # Marks between them are neither.
+    last_unit = layout.num_text + layout.num_units
+    units = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if layout.num_text <= token < last_unit]
+    texts = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if token < layout.num_text]
     parts = {"perplexity": costs_N.tolist()}
     # The mark that ends a turn is text: one token of it does not make a task one of both.
     if len(units) > 1 and len(texts) > 1:
