@@ -112,7 +112,9 @@ def _scores(case: Case, one: Measured, costs_N: Float64, layout: Vocabulary) -> 
     targets = [token for token, counts in zip(one.ids[1:], one.targets[1:], strict=True) if counts]
     # Marks between them are neither.
     last_unit = layout.num_text + layout.num_units
-    units = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if layout.num_text <= token < last_unit]
+    units = [
+        cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if layout.num_text <= token < last_unit
+    ]
     texts = [cost for token, cost in zip(targets, costs_N.tolist(), strict=True) if token < layout.num_text]
     parts = {"perplexity": costs_N.tolist()}
     # The mark that ends a turn is text: one token of it does not make a task one of both.

@@ -217,7 +217,7 @@ class Guide:
         """Which kinds [B, K] may come next. `was_cut` notes where a limit forbade one."""
         follows = self._follows[self._state]
         free = follows >= 0
-        within = free & (self._to_end[follows] <= np.maximum(self._left - 1, 0)[:, None])
+        within: Bools = free & (self._to_end[follows] <= np.maximum(self._left - 1, 0)[:, None])
         content = self._content[self._state]
         rows = np.flatnonzero(content >= 0)
         kind = content[rows]

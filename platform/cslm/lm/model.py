@@ -17,6 +17,7 @@ from cslm.config import Section, group, setting
 from cslm.errors import ConfigError
 from cslm.lm import attention, text_tokenizer, vocabulary
 from cslm.lm.lora import LoraSection
+from cslm.lm.prompts import ChatFrame
 from cslm.lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def prepare(
         torch.manual_seed(seed)
         model = _from_shape(section, tokenizer, layout)
         _place_units(model, layout, codebook())
+        _note_stop(model, tokenizer)
         save(folder, model, tokenizer, layout, made_of=made_of)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
@@ -103,6 +105,7 @@ def prepare(
         model.resize_token_embeddings(layout.num_text)
         model.resize_token_embeddings(layout.num_rows, mean_resizing=True)
         _place_units(model, layout, codebook())
+        _note_stop(model, tokenizer)
         save(folder, model, tokenizer, layout, made_of=made_of)
     return layout
 
@@ -224,6 +227,18 @@ def _place_units(model: "PreTrainedModel", layout: Vocabulary, codebook_KD: npt.
     turned_KH = centred_KD @ turn_DH
     placed_KH = text_TH.mean(0) + turned_KH * (text_TH.std() / turned_KH.std())
     embedding_VH[layout.num_text : layout.num_text + layout.num_units] = placed_KH.to(embedding_VH.dtype)
+
+
+def _note_stop(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Have whatever serves the model stop at the mark that ends a turn; base models know only that of a document."""
+    config = model.generation_config
+    if config is None:
+        return
+    known = config.eos_token_id
+    stops = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+    end = ChatFrame(tokenizer).turns(["user", "assistant"])[-1].end[0]
+    if end not in stops:
+        config.eos_token_id = [*stops, end]
 
 
 def _initialise(model: "PreTrainedModel") -> None:

@@ -88,7 +88,7 @@ class Flow(nn.Module):
         mask_BT1: Tensor | None = None,
         clip_T: Tensor | None = None,
     ) -> Tensor:
-        """Velocity (B, T, P) at the times (B,), or, for clips behind each other (B = 1), at those of each frame's clip."""
+        """Velocity (B, T, P) at the times (B,); for clips behind each other (B = 1) at those of each frame's clip."""
         x_BTC = self.enter(state_BTP) + self.known(known_BTC) + self.mean(mean_BTP)
         times_ND = self.time(time_features(time_N, x_BTC.shape[2]))
         times_BTD = times_ND[:, None] if clip_T is None else times_ND[clip_T][None]

@@ -16,8 +16,9 @@ from cslm import storage
 from cslm.errors import CheckpointError, ConfigError, ContractError
 from cslm.speech.decoder import griffin_lim, saved
 from cslm.speech.decoder.mel import MelShape
-from cslm.speech.decoder.networks import DecoderShape, Networks, voice_of
+from cslm.speech.decoder.networks import DecoderShape, Networks
 from cslm.speech.decoder.spoken import Speaking, Spoken
+from cslm.speech.decoder.voices import VoiceSums
 
 Waveform = NDArray[np.float32]
 Units = Sequence[int] | NDArray[Any]
@@ -75,7 +76,8 @@ class SpeechDecoder:
     def voice(self, waveforms: Sequence[Waveform]) -> NDArray[np.float32]:
         """A voice (V,) from recordings (T,) at `sample_rate_hz`, to be given as `speaker`, of somebody not known."""
         mel = self.speaking.mel_shape
-        return voice_of([mel.log_mel(torch.tensor(one, dtype=torch.float32)[None])[0] for one in waveforms]).numpy()
+        mels = (mel.log_mel(torch.tensor(one, dtype=torch.float32)[None])[0] for one in waveforms)
+        return VoiceSums.of(mels).voice.numpy()
 
     def speak(
         self, units: Units, durations: Units | None = None, speaker: str | NDArray[np.float32] | None = None

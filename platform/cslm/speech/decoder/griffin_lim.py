@@ -44,7 +44,7 @@ class UnitMeans:
         codebook_size: int,
         clips: Iterable[tuple[Tensor, Tensor, Tensor]],
     ) -> "UnitMeans":
-        """Means over clips: units (U,), durations (U,) and normalised patches (F, P); unseen units get the mean of all."""
+        """Means over clips: units (U,), durations (U,), normalised patches (F, P); unseen units get the mean of all."""
         sums: Tensor | None = None
         frames_K, runs_K = torch.zeros(codebook_size), torch.zeros(codebook_size)
         for units_U, durations_U, patches_FP in clips:
@@ -81,7 +81,8 @@ class UnitMeans:
             magnitudes_NF, self._window_W, shape.window, shape.hop, shape.window, 1.0, _ITERATIONS, 0.99, length, False
         )
         start = beside * shape.hop - shape.hop // 2
-        return samples_T[start : start + len(mel_FM) * shape.hop]
+        found_T: Tensor = samples_T[start : start + len(mel_FM) * shape.hop]
+        return found_T
 
 
 def unpack(mel: MelShape, tensors: Mapping[str, Tensor]) -> UnitMeans:

@@ -55,7 +55,7 @@ class MelShape:
         beside = (self.window - self.hop) // 2
         padded_BT = torch.nn.functional.pad(samples_BT, (beside, beside))
         frames_BFW = padded_BT.unfold(-1, self.window, self.hop)[:, :num_frames]
-        return torch.fft.rfft(frames_BFW * hann(self.window).to(samples_BT.device)).abs()
+        return torch.fft.rfft(frames_BFW * hann(self.window).to(samples_BT.device)).abs()  # type: ignore[no-any-return]
 
     def log_mel(self, samples_BT: Tensor) -> Tensor:
         """Natural log of the magnitude in each band (B, F, num_bands) of samples (B, T), F = T // hop."""
@@ -86,4 +86,5 @@ def _filters(sample_rate_hz: int, num_bins: int, num_bands: int) -> Tensor:
     for band in torch.nonzero(found.sum(0) < 1e-6).flatten().tolist():
         nearest = int(found[:, max(band - 1, 0) : band + 2].sum(1).argmax())
         found[nearest, band] = 1.0
-    return found / found.sum(0)
+    bands_NM: Tensor = found / found.sum(0)
+    return bands_NM

@@ -4,7 +4,6 @@ Mel frames are normalised by the voice: each band by its mean and deviation over
 left to learn is what is said, and a voice is asked for by these numbers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,6 @@ from cslm.speech.decoder.durations import DurationPredictor, DurationShape
 from cslm.speech.decoder.mel import MelShape
 from cslm.speech.decoder.vocoder import VocoderShape
 
-# Bands that hardly vary in a voice are not blown up.
-_LEAST_DEVIATION = 0.3
 # Deviation of what the mean leaves, about: the flow is given it with unit variance.
 DIFFERENCE_SCALE = 0.5
 
@@ -83,7 +80,7 @@ class Networks(nn.Module):
         """Voices as the networks are told of them: relative to those that are known."""
         mean_V = self.voices_SV.mean(0)
         deviation_V = self.voices_SV.std(0, correction=0).clamp(min=0.1)
-        return ((voice_NV - mean_V) / deviation_V).clamp(-4, 4)  # type: ignore[no-any-return]
+        return ((voice_NV - mean_V) / deviation_V).clamp(-4, 4)
 
     def normalise(self, mel_BFM: Tensor, voice_BFV: Tensor) -> Tensor:
         """Log mel (B, F, M) in voices (B, F or 1, V) -> normalised."""
@@ -104,10 +101,3 @@ class Networks(nn.Module):
             difference_BTP = self.acoustic.flow.difference(noise_BTP, known_BTC, mean_BTP, num_steps)
             mean_BTP = mean_BTP + DIFFERENCE_SCALE * difference_BTP
         return self.restore(mean_BTP, voice_1V)
-
-
-def voice_of(mels: Sequence[Tensor]) -> Tensor:
-    """A voice (V,) from log mels (F, M) of what it says."""
-    frames_FM = torch.cat(list(mels)).double()
-    deviation_M = frames_FM.std(0, correction=0).clamp(min=_LEAST_DEVIATION)
-    return torch.cat((frames_FM.mean(0), deviation_M)).float()

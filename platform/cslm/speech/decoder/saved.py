@@ -42,11 +42,13 @@ def describe(path: str) -> dict[str, Any] | None:
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a folder says and its weights. Raises CheckpointError when it is not whole, changed, or of another version."""
+    """What a folder says and its weights. Raises CheckpointError when it is not whole, changed, or another version's."""
     document = describe(path)
     if document is None:
-        raise CheckpointError(f"a speech decoder must be a folder with {SETTINGS_FILE}, found none at {path}; make one by "
-                              "jobs/decoder.py, whose output.path/decoder it is")  # fmt: skip
+        raise CheckpointError(
+            f"a speech decoder must be a folder with {SETTINGS_FILE}, found none at {path}; jobs/decoder.py makes one in "
+            "output.path/decoder"
+        )
     if document.get("revision") != REVISION or document.get("kind") not in KINDS:
         raise CheckpointError(
             f"{path}: a decoder must be of revision {REVISION} and one of {', '.join(KINDS)}, found revision "
@@ -56,7 +58,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     data = storage.read_bytes(place) if storage.exists(place) else b""
     if not data or _digest(data) != document.get("weights") or _fingerprint(document) != document.get("fingerprint"):
         raise CheckpointError(
-            f"{path}: {WEIGHTS_FILE} and settings must be those with the fingerprint {document.get('fingerprint')}, found "
+            f"{path}: {WEIGHTS_FILE} and settings must be those of the fingerprint {document.get('fingerprint')}, found "
             f"{'others' if data else 'no such file'}; the folder was changed or cut short: copy or train it again"
         )
     return document, load_tensors(data)

@@ -1,4 +1,4 @@
-"""What speaks in a decoder, seen from outside: durations, mel and samples, of networks or of what stands in for them."""
+"""What speaks in a decoder, seen from outside: durations, mel and samples, of networks or of their stand-in."""
 
 from typing import Protocol, Self
 

@@ -63,6 +63,8 @@ class InverseStft(Vocoder):
         self.phase = nn.Linear(shape.width, 2 * mel.num_bins)
         nn.init.zeros_(self.magnitude.weight)
         nn.init.zeros_(self.magnitude.bias)
+        self._spread_MN: Tensor
+        self._window_W: Tensor
         self.register_buffer("_spread_MN", mel.spread(), persistent=False)
         self.register_buffer("_window_W", hann(mel.window).clone(), persistent=False)
         # Frames whose windows cover a sample, and what these hear.
