@@ -183,13 +183,14 @@ def _measure(
     keys = {name: fingerprint(made_of) for name in cases}
     keys["perplexity"] = fingerprint([made_of, form.model_dump(mode="json")])
     keys["pairs"] = fingerprint([made_of, saved.describe(inputs.tokenizer)])
-    keys["latency"] = fingerprint([made_of, config.latency.model_dump(mode="json")])
+    keys["latency"] = fingerprint([made_of, config.latency.model_dump(mode="json"), form.chunk_words])
     evaluate_pipeline.drop_others(job.output, keys)
     wanted = {name: {(_task(case), _id(case)) for case in of_kind} for name, of_kind in cases.items()}
     done = {name: _done(job.output, name, key) for name, key in keys.items()}
+    timed = config.latency.model_copy(update={"chunk_words": config.latency.chunk_words or form.chunk_words})
     work = Work(
         *(inputs.model, job.output, "cpu", inputs.decoder, inputs.recogniser, inputs.tokenizer),
-        *(config.sampling, form, config.latency),
+        *(config.sampling, form, timed),
     )
     _run(config, job, work, cases, keys, done)
     tables = {name: evaluate_pipeline.kept(job.output, name, key) for name, key in keys.items()}

@@ -27,6 +27,8 @@ from cslm.lm.vocabulary import Vocabulary
 from cslm.speech import words
 
 Case = dict[str, Any]
+# CSLM, ablation of the chunk size.
+_CHUNK_WORDS = 7
 
 
 class LatencySection(Section):
@@ -36,7 +38,9 @@ class LatencySection(Section):
     first_units: int = setting(
         10, "units of speech that make the beginning of it: with so many the decoder can start", unit="units", ge=1
     )
-    chunk_words: int = setting(7, "words of a chunk of the interleaved form", ge=1)
+    chunk_words: int | None = setting(
+        None, "words of a chunk of the interleaved form; as the model was trained, or 7, when not given", ge=1
+    )
     answer_words: int = setting(
         0, "answers are joined until one has so many words, where a corpus has short ones only; 0: as they are", ge=0
     )
@@ -124,7 +128,13 @@ def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section
         for form in ("interleaved", "full"):
             spoken = likelihood.spoken_of({"answer": case["answer_speech"]})["answer"]
             ids = written(
-                network, case["question"], case["answer"], spoken, case["language"], form, section.chunk_words
+                network,
+                case["question"],
+                case["answer"],
+                spoken,
+                case["language"],
+                form,
+                section.chunk_words or _CHUNK_WORDS,
             )
             at_s = forced(network, case["prompt"], ids)
             first, units = _first_speech(ids, network.layout, section.first_units)

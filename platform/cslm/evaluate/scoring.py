@@ -95,9 +95,14 @@ def _is_silent(row: Row) -> bool:
 
 
 def _off_target(row: Row, metric: str, text: str, identifier: Identifier) -> list[Score]:
-    """Only answers that say something count: an empty one is in no language."""
+    """Only answers that say something count: an empty one is in no language.
+
+    An answer that is right is in the language that it was asked in, though one word may look like another language's.
+    """
     if not normalise(text):
         return []
+    if is_right(text, [row["reference"], *(row["accepted"] or ())]):
+        return [_score(row, metric, [0, 1])]
     off = identifier.is_off_target(text, row["language"])
     return [] if off is None else [_score(row, metric, [off, 1])]
 

@@ -48,7 +48,8 @@ def test_texts_are_translated_and_speech_where_it_is_spoken(evaluated, tmp_path)
 
 def test_an_item_survives_being_told():
     item = Item(
-        "d", "answer/en-es", "en", "es", "Cinco.", units=[1], earlier=({"role": "user", "text": "x"},), accepted=("Cinco.",),
+        "d", "answer/en-es", "en", "es", "Cinco.", units=[1], earlier=({"role": "user", "text": "x"},),
+        accepted=("Cinco.",),
         recording=("a.wav", None, 1.0),
     )  # fmt: skip
     assert Item.of(item.told()) == item
