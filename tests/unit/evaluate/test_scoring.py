@@ -69,10 +69,10 @@ def test_an_answer_in_another_language_is_off_target():
 
 
 def test_a_right_answer_is_on_target_though_it_looks_like_a_word_of_another_language():
-    item = Item("d3", "answer/zh-en", "zh", "en", "Red.", units=[1], question="什么颜色？", accepted=("Red.",))
-    assert Identifier(["en", "es", "zh"]).identify("red") == "es"
-    assert values([row(item, output="red")])["answer/zh-en/off_target"] == 0
-    assert values([row(item, output="rojo")])["answer/zh-en/off_target"] == 1
+    item = Item("d3", "answer/zh-en", "zh", "en", "No.", units=[1], question="是红色的吗？", accepted=("No.",))
+    assert IDENTIFIER.identify("no") == "es"
+    assert values([row(item, output="no")])["answer/zh-en/off_target"] == 0
+    assert values([row(item, output="nada")])["answer/zh-en/off_target"] == 1
 
 
 def test_an_answer_that_no_program_can_check_has_no_accuracy():

@@ -64,14 +64,14 @@ def number(metric: str, value: float) -> str:
         return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
     if metric in _PLAIN:
         return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}%"
 
 
 def interval(figure: Figure) -> str:
     """The confidence interval of a figure."""
     if figure.low != figure.low:
         return "-"
-    return f"{number(figure.metric, figure.low).removesuffix(' %')} to {number(figure.metric, figure.high)}"
+    return f"{number(figure.metric, figure.low).removesuffix('%')} to {number(figure.metric, figure.high)}"
 
 
 def family(figure: Figure) -> tuple[str, str]:
