@@ -317,8 +317,8 @@ def _measured(
             progress.update(tables[-1].num_rows)
     if not tables:
         raise ContractError(
-            f"measure.split: must name a split with utterances, found none in {config.measure.split}; the decoder is in "
-            f"{folder}"
+            f"measure.split: must name a split with utterances, found none in {config.measure.split}; the decoder lies "
+            f"in {folder}"
         )
     table = pa.concat_tables(tables).sort_by("id")
     storage.write_table(table, storage.join(job.output, "predictions", "part-00000.parquet"))

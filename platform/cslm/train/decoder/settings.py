@@ -17,7 +17,7 @@ _ACOUSTICS = {
     "base": AcousticShape(512, 2048, 10, flow_width=512, flow_hidden=2048, flow_blocks=6, kernel=9),
 }
 _VOCODERS = {
-    ("istft", "small"): VocoderShape("istft", width=192, hidden=576, num_blocks=4),
+    ("istft", "small"): VocoderShape("istft", width=128, hidden=384, num_blocks=4),
     ("istft", "base"): VocoderShape("istft", width=512, hidden=1536, num_blocks=8),
     ("hifigan", "small"): VocoderShape("hifigan", width=128),
     ("hifigan", "base"): VocoderShape("hifigan", width=512),
