@@ -109,13 +109,14 @@ def forced(network: Network, prompt: Sequence[int], ids: Sequence[int]) -> list[
     began_s = time.perf_counter()
     step = network.model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=True, logits_to_keep=1)
     times = []
-    for token in ids:
+    for place, token in enumerate(ids):
         # The choice is part of the time, though the token that follows is the written one.
         int(step.logits[0, -1].argmax())
         times.append(time.perf_counter() - began_s)
-        step = network.model(
-            input_ids=torch.tensor([[token]], device=device), past_key_values=step.past_key_values, use_cache=True
-        )
+        if place + 1 < len(ids):
+            step = network.model(
+                input_ids=torch.tensor([[token]], device=device), past_key_values=step.past_key_values, use_cache=True
+            )
     return times
 
 
@@ -136,9 +137,8 @@ def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section
                 form,
                 section.chunk_words or _CHUNK_WORDS,
             )
-            at_s = forced(network, case["prompt"], ids)
             first, units = _first_speech(ids, network.layout, section.first_units)
-            times[form] = at_s[first] + _seconds(speak, units)
+            times[form] = forced(network, case["prompt"], ids[: first + 1])[-1] + _seconds(speak, units)
         if number >= len(warm_up):
             found += _scores(case, times)
     return found
