@@ -10,6 +10,7 @@ from cslm.apps import evaluate
 from cslm.lm import vocabulary
 from cslm.tracking import Run
 from tests.data import sounds, tables, untrained
+from tests.data.endpoint import Endpoint
 
 PERFECT = {
     **dict.fromkeys(("cer", "wer", "silent", "question_cer", "asr_er", "off_target", "speech_off_target"), 0.0),
@@ -190,6 +191,22 @@ def test_two_evaluations_are_compared_item_by_item(chance, perfect, home, capsys
     same = storage.read_json(str(home / "same" / "summary.json"))
     assert same["items_that_differ"] == 0
     assert all(math.isclose(one["difference"], 0) for one in same["differences"].values())
+
+
+def test_a_judge_grades_text_and_speech_once_and_its_key_is_nowhere(perfect, home, monkeypatch):
+    monkeypatch.setenv("A_KEY", "secret-of-the-judge")
+    with Endpoint(["4"]) as judge:
+        settings = {"model.is_reference": "true", "judge.url": judge.url, "judge.key_variable": "A_KEY"}
+        assert run("graded", **settings, **{"judge.max_questions": "3"}) == 0
+        assert len(judge.seen) == 6
+        metrics = summary_of(home / "graded")["metrics"]
+        assert metrics["answer/en-en/grade"] == metrics["answer/en-en/speech_grade"] == 4
+        # More are asked for: those that are graded are not sent again.
+        assert run("graded", **settings, **{"judge.max_questions": "5"}) == 0
+        assert len(judge.seen) == 10
+        assert {key for _, key, _ in judge.seen} == {"Bearer secret-of-the-judge"}
+    found = [file for file in home.rglob("*") if file.is_file() and b"secret-of-the-judge" in file.read_bytes()]
+    assert found == []
 
 
 def test_faults_are_told_all_at_once(home, capsys):

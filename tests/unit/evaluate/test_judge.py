@@ -1,52 +1,20 @@
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from cslm.errors import CslmError
 from cslm.evaluate import judge
 from cslm.evaluate.judge import Case, Judge, JudgeSection
+from tests.data.endpoint import Endpoint
 
 CASE = Case("d1", "Two plus three?", "Five.", "It is five.", "en")
-
-
-class Endpoint(ThreadingHTTPServer):
-    """An endpoint of chat completions on this machine; `replies` are given in turn, the last one for ever."""
-
-    def __init__(self, replies):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies, self.seen = list(replies), []
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, self.headers.get("Authorization"), body))
-        reply = self.server.replies[0] if len(self.server.replies) == 1 else self.server.replies.pop(0)
-        status, content = reply if isinstance(reply, tuple) else (200, reply)
-        told = content if isinstance(content, dict) else {"choices": [{"message": {"content": content}}]}
-        data = json.dumps(told).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
 def endpoint(request, monkeypatch):
     monkeypatch.setattr(judge, "_FIRST_WAIT_S", 0.0)
     with Endpoint(request.param) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.mark.parametrize("endpoint", [["5"]], indirect=True)
