@@ -5,12 +5,14 @@ results of other settings, another model or other tables are never mixed, and it
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray.data
+import transformers
 
 from cslm import cluster, contracts, storage
 from cslm.apps import shard_pipeline
@@ -92,6 +94,8 @@ def run(work: Work, todo: Sequence[Batch], num_workers: int, use_gpu: bool) -> I
     """Do batches; yields the number of cases of each as its results are written."""
     if not todo:
         return
+    # What fails is told by `cluster.workers_faults`; Ray would print its own traceback before.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ordered = sorted(todo, key=lambda batch: -batch.size)
     rows = [{"kind": one.kind, "file": one.file, "cases": json.dumps(list(one.cases))} for one in ordered]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -115,6 +119,7 @@ class _Step:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        transformers.utils.logging.disable_progress_bar()
         self._network = Network.load(work.model, work.device)
         with storage.local_folder(work.model) as folder:
             self._generator = Generator(self._network.model, folder)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cslm import storage
 from cslm.data import fetch
-from cslm.errors import AudioError
+from cslm.errors import AudioError, ConfigError
 from cslm.evaluate import hearing
 from cslm.evaluate.hearing import Listener
 from cslm.evaluate.items import Item
@@ -42,11 +42,26 @@ class Examiner:
     def __call__(self, items: Sequence[Item]) -> list[Row]:
         """One row for each item."""
         prompts = [prompt(item) for item in items]
-        responses = self._generator.generate(prompts, self._sampling, batch_size=max(len(items), 1))
-        rows = [_row(item, response) for item, response in zip(items, responses, strict=True)]
+        fitting = [place for place, one in enumerate(prompts) if self._fits(one)]
+        responses = self._generator.generate(
+            [prompts[place] for place in fitting], self._sampling, batch_size=max(len(fitting), 1)
+        )
+        rows = [_row(item, None) for item in items]
+        for place, response in zip(fitting, responses, strict=True):
+            rows[place] = _row(items[place], response)
         if self._listener is not None:
             self._listen(items, rows, self._listener)
         return rows
+
+    def _fits(self, asked: Prompt) -> bool:
+        """Whether a prompt leaves room for an answer. One that does not gets none, which counts as a wrong one."""
+        try:
+            self._generator.prompt_ids(asked, self._sampling)
+        except ConfigError as error:
+            if not error.faults[0].startswith("prompt:"):
+                raise
+            return False
+        return True
 
     def _listen(self, items: Sequence[Item], rows: Sequence[Row], listener: Listener) -> None:
         """Add what is heard in the speech of answers, and in the recordings of references."""
@@ -124,12 +139,16 @@ def encoded(samples: Float32, rate_hz: int, form: str = "WAV") -> bytes:
     return content.getvalue()
 
 
-def _row(item: Item, response: Response) -> Row:
-    row = _common(item) | {"output": response.text, "stop": response.stop}
+def _row(item: Item, response: Response | None) -> Row:
+    """What a model gave; None for an item that was too long to be asked."""
+    row = _common(item) | {
+        "output": response.text if response else "",
+        "stop": response.stop if response else "too_long",
+    }
     if item.kind_of_task == "answer":
-        row["heard"] = response.question or ""
+        row["heard"] = (response and response.question) or ""
     if item.kind_of_task in ("tts", "answer"):
-        row["units"] = [int(unit) for unit in response.units]
+        row["units"] = [int(unit) for unit in response.units] if response else []
     return row
 
 
