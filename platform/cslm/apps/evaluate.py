@@ -4,7 +4,7 @@ Whatever the model gives is kept, batch by batch, and only then scored: another 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -212,29 +212,25 @@ def _run(
     keys: dict[str, str],
     done: dict[str, set[tuple[str, str]]],
 ) -> None:
-    """Do what is not done: first all that may go on side by side, then what is timed, alone."""
+    """Do what is not done."""
     section = config.evaluate
-    batches: dict[bool, list[Batch]] = {False: [], True: []}
+    todo: list[Batch] = []
     for name, of_kind in cases.items():
         left = [case for case in of_kind if (_task(case), _id(case)) not in done[name]]
-        is_timed = name == "latency"
-        size = max(len(left), 1) if is_timed else section.batch_size
-        batches[is_timed] += evaluate_pipeline.batches(
-            name, keys[name], left, size, 1 if is_timed else section.num_workers
-        )
+        # What is timed is timed by one worker, one after the other.
+        size, num_workers = (len(left), 1) if name == "latency" else (section.batch_size, section.num_workers)
+        todo += evaluate_pipeline.batches(name, keys[name], left, size, num_workers)
     known = sum(map(len, done.values()))
     if known:
         job.say(f"{known:,} results of an earlier run are kept")
-    if not any(batches.values()):
+    if not todo:
         return
     cluster.connect(config.cluster)
     use_gpu = section.device == "cuda" or (section.device == "auto" and cluster.has_gpus())
-    work = Work(**{**work.__dict__, "device": "cuda" if use_gpu else "cpu"})
-    total = sum(len(batch.cases) for of_kind in batches.values() for batch in of_kind)
-    with job.progress("evaluate", total, "items") as progress:
-        for is_timed, todo in batches.items():
-            for count in evaluate_pipeline.run(work, todo, 1 if is_timed else section.num_workers, use_gpu):
-                progress.update(count)
+    work = replace(work, device="cuda" if use_gpu else "cpu")
+    with job.progress("evaluate", sum(len(batch.cases) for batch in todo), "items") as progress:
+        for count in evaluate_pipeline.run(work, todo, section.num_workers, use_gpu):
+            progress.update(count)
 
 
 def _chain(inputs: Inputs) -> ChainSection:

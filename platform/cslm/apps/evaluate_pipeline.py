@@ -96,7 +96,8 @@ def run(work: Work, todo: Sequence[Batch], num_workers: int, use_gpu: bool) -> I
         return
     # What fails is told by `cluster.workers_faults`; Ray would print its own traceback before.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ordered = sorted(todo, key=lambda batch: -batch.size)
+    # What is timed comes last, when other workers have nothing to do any more, or soon will not.
+    ordered = sorted(todo, key=lambda batch: (batch.kind == "latency", -batch.size))
     rows = [{"kind": one.kind, "file": one.file, "cases": json.dumps(list(one.cases))} for one in ordered]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Step,

@@ -29,6 +29,7 @@ from cslm.speech import words
 Case = dict[str, Any]
 # CSLM, ablation of the chunk size.
 _CHUNK_WORDS = 7
+_FORMS: tuple[chain.Form, ...] = ("interleaved", "full")
 
 
 class LatencySection(Section):
@@ -44,6 +45,7 @@ class LatencySection(Section):
     answer_words: int = setting(
         0, "answers are joined until one has so many words, where a corpus has short ones only; 0: as they are", ge=0
     )
+    repeats: int = setting(3, "times that a written answer is timed, of which the quickest counts", ge=1)
     warm_up: int = setting(2, "questions that are asked before and not counted", ge=0)
 
 
@@ -125,22 +127,17 @@ def scores(network: Network, speak: Speak | None, cases: Sequence[Case], section
     found: list[Score] = []
     warm_up = list(cases[: section.warm_up])
     for number, case in enumerate([*warm_up, *cases]):
-        times = {}
-        for form in ("interleaved", "full"):
-            spoken = likelihood.spoken_of({"answer": case["answer_speech"]})["answer"]
-            ids = written(
-                network,
-                case["question"],
-                case["answer"],
-                spoken,
-                case["language"],
-                form,
-                section.chunk_words or _CHUNK_WORDS,
-            )
-            first, units = _first_speech(ids, network.layout, section.first_units)
-            times[form] = forced(network, case["prompt"], ids[: first + 1])[-1] + _seconds(speak, units)
+        spoken = likelihood.spoken_of({"answer": case["answer_speech"]})["answer"]
+        told = (case["question"], case["answer"], spoken, case["language"])
+        ids = {form: written(network, *told, form, section.chunk_words or _CHUNK_WORDS) for form in _FORMS}
+        times: dict[str, list[float]] = {form: [] for form in _FORMS}
+        # In turns, so that what slows the machine for a while slows both.
+        for form in [*_FORMS] * (section.repeats if number >= len(warm_up) else 1):
+            first, units = _first_speech(ids[form], network.layout, section.first_units)
+            times[form].append(forced(network, case["prompt"], ids[form][: first + 1])[-1] + _seconds(speak, units))
         if number >= len(warm_up):
-            found += _scores(case, times)
+            # The least of several is what the work takes; what is above it is what else the machine does.
+            found += _scores(case, {form: min(seconds) for form, seconds in times.items()})
     return found
 
 

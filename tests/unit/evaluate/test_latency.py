@@ -46,12 +46,14 @@ def test_each_question_is_timed_once_and_warming_up_is_not_counted(network):
         spoken.append(list(units))
         return [], 16_000
 
-    scores = latency.scores(network, speak, [{**case, "id": "a"}, {**case, "id": "b"}], LatencySection(warm_up=1))
+    scores = latency.scores(
+        network, speak, [{**case, "id": "a"}, {**case, "id": "b"}], LatencySection(warm_up=1, repeats=2)
+    )
     found = figures.figures(figures.table(scores), BootstrapSection(resamples=0))
     assert {figure.metric: figure.num_items for figure in found} == {
         "interleaved_first_speech_s": 2, "full_first_speech_s": 2, "full_over_interleaved": 2,
     }  # fmt: skip
-    assert spoken == [list(range(10))] * 6
+    assert spoken == [list(range(10))] * (2 + 2 * 2 * 2)
     assert all(figure.value > 0 for figure in found)
 
 
