@@ -65,6 +65,8 @@ def bars(title: str, metrics: Sequence[str], figures: Sequence[Figure]) -> "Pict
 
 def layers(curves: Curves) -> "Picture":
     """Similarity to the own and to other texts over the layers of the model."""
+    from matplotlib.ticker import MaxNLocator
+
     picture, axes = _picture(6.0)
     for number, (task, measures) in enumerate(sorted(curves.items())):
         language = task.partition("/")[2]
@@ -75,6 +77,7 @@ def layers(curves: Curves) -> "Picture":
                 places, values, style, color=f"C{number}", marker=".", label=f"{language}, {wording.meaning(name)}"
             )
     axes.set(xlabel="layer", ylabel="cosine")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("similarity of speech and text", loc="left")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
