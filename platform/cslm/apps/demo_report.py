@@ -9,8 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cslm.evaluate.report import wording
+
 _TRAININGS = ("pretrain", "sft")
 _DASH = "-"
+# Of the measures of an evaluation these are for everyone.
+_SHOWN = (
+    *("cer", "wer", "accuracy", "speech_accuracy", "question_cer", "asr_er", "off_target", "speech_off_target"),
+    *("first_speech_s", "full_over_interleaved"),
+)
 
 
 def collect(summaries: Mapping[str, Mapping[str, Any]], walls_s: Mapping[str, float]) -> dict[str, Any]:
@@ -98,23 +105,16 @@ def _tasks(done: Mapping[str, Any]) -> set[str]:
 
 
 def _measures(document: Mapping[str, Any]) -> Table:
-    """One line for each task and language or direction, one column for each kind of measure."""
-    names = sorted(document["metrics"], key=lambda name: (not name.startswith("asr/"), name))
+    """One line for each task and language or direction, one column for each kind of measure; the report has more."""
+    known = [name for name in document["metrics"] if name.rpartition("/")[2] in _SHOWN]
+    names = sorted(known, key=lambda name: (not name.startswith("asr/"), name))
     kinds = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
-    table = _table("held-out, measured by greedy decoding", "task", "items", *(_heading(kind) for kind in kinds))
+    table = _table("held-out, measured by greedy decoding", "task", "items", *map(wording.meaning, kinds))
     for task in dict.fromkeys(name.rpartition("/")[0] for name in names):
-        values = (document["metrics"].get(f"{task}/{kind}") for kind in kinds)
-        table.add_row(task, _number(document["counts"].get(task)), *(_number(value, ".1%") for value in values))
+        values = ((kind, document["metrics"].get(f"{task}/{kind}")) for kind in kinds)
+        told = (_DASH if value is None else wording.number(kind, value) for kind, value in values)
+        table.add_row(task, _number(document["counts"].get(task)), *told)
     return table
-
-
-def _heading(kind: str) -> str:
-    return {
-        "cer": "character error",
-        "wer": "word error",
-        "accuracy": "answers right",
-        "question_cer": "question's character error",
-    }.get(kind, kind)
 
 
 def _table(title: str, *columns: str) -> Table:

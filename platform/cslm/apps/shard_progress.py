@@ -41,7 +41,14 @@ class Meter:
 
 
 def collect(
-    results: Iterable[dict[str, Any]], job: Job, ledger: Ledger, *, label: str, num_rows: int, rows_done: int
+    results: Iterable[dict[str, Any]],
+    job: Job,
+    ledger: Ledger,
+    *,
+    label: str,
+    num_rows: int,
+    rows_done: int,
+    unit: str = "utterances",
 ) -> list[Entry]:
     """Enter each shard in the ledger when the counts of all its pieces have come; returns the entries.
 
@@ -53,7 +60,7 @@ def collect(
     entries: list[Entry] = []
     with (
         ThreadPoolExecutor(_RECORDED_AT_ONCE) as writers,
-        job.progress(label, num_rows, "utterances", rows_done) as progress,
+        job.progress(label, num_rows, unit, rows_done) as progress,
     ):
         for result in results:
             shard = result["shard"]

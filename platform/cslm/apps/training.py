@@ -102,6 +102,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
             "deepspeed_file": document,
             "lora": config.model.lora.model_dump(),
             "start_model": start,
+            "chain": _chain_taught(config.data, tasks),
             "packed": packed,
             "row_length": config.data.row_length,
             "output": job.output,
@@ -121,6 +122,13 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     summary = {**result, "model": storage.join(job.output, "model"), "vocabulary": layout.hash, "packed": stats}
     summary |= {"initialised_by": initialised_by}
     job.complete(key, summary)
+
+
+def _chain_taught(section: sources.DataSection, tasks: Sequence[str]) -> dict[str, Any] | None:
+    """How the model learns to answer, None where it sees no spoken answers; noted beside it for those who ask it."""
+    weights = section.weights.model_dump()
+    answers = any(task in tasks and weights[task] > 0 for task in ("answer", "s2st"))
+    return section.chain.model_dump() if answers else None
 
 
 def _log_inputs(section: sources.DataSection, job: Job, counted: Sequence[dict[str, Any]]) -> None:

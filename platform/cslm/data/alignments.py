@@ -3,11 +3,9 @@
 A file of units is a shard here: its alignments lie in a file of the same name in the same folder of theirs.
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,17 @@ import pyarrow.parquet as pq
 
 from cslm import contracts, storage
 from cslm.config import fingerprint
-from cslm.data import fetch, locators
+from cslm.data import unit_audio
 from cslm.data.ledger import Entry
 from cslm.errors import AudioError, ContractError
 from cslm.speech.aligned import Aligned, Fault
-from cslm.speech.audio import AudioSection, Recording, Waveform
+from cslm.speech.audio import Waveform
 
-# What was made into units is taken whatever its length: nothing is filtered here a second time.
-_LIMITS = AudioSection(min_s=1e-3, max_s=1e6)
+_NO_TRANSCRIPT = {
+    "stage": "text",
+    "error": "no_transcript",
+    "message": "an utterance must have a text to be aligned with, found none",
+}
 _REQUESTS_AT_ONCE = 32
 _COLUMNS = (
     "id", "part_of", "text", "num_frames", "frame_rate_hz", "start_s", "end_s", "tokenizer", "source", "source_sha256",
@@ -93,16 +94,15 @@ def asked(units: str, shard: Entry, ids: pa.Array | None) -> pa.Table:
 
 def decode(rows: pa.Table, shard: Entry, sample_rate_hz: int) -> pa.Table:
     """The same rows with their samples, in the order of their containers; faults become `error` and `message`."""
-    ordered = sorted(rows.to_pylist(), key=lambda row: locators.order(row["source"]))
     place = {"language": shard["language"], "split": shard["split"]}
-    recordings = [(source, list(spans)) for source, spans in itertools.groupby(ordered, key=lambda row: row["source"])]
     found: list[dict[str, Any]] = []
     waveforms: list[Waveform] = []
-    with closing(fetch.fetch_all(source for source, _ in recordings)) as fetched:
-        for (_, spans), got in zip(recordings, fetched, strict=True):
-            for row, waveform in _clips(spans, got, sample_rate_hz):
-                found.append({**row, **place})
-                waveforms.append(waveform)
+    for row, got in unit_audio.read(rows.to_pylist(), sample_rate_hz):
+        fault = {} if row["text"] else _NO_TRANSCRIPT
+        if isinstance(got, AudioError):
+            fault = fault or {"stage": "audio", "error": got.reason, "message": str(got)}
+        found.append({**row, **place, **fault})
+        waveforms.append(np.empty(0, np.float32) if fault or isinstance(got, AudioError) else got)
     offsets = np.cumsum([0, *(len(waveform) for waveform in waveforms)])
     samples = pa.LargeListArray.from_arrays(offsets, np.concatenate([np.empty(0, np.float32), *waveforms]))
     columns = [pa.array([row.get(field.name) for row in found], field.type) for field in _PIECE_SCHEMA][:-1]
@@ -167,32 +167,6 @@ def counts(piece: pa.Table, alignments: pa.Table, rejects: pa.Table, sample_rate
         "silent_words": sum(word["score"] is None for of_one in words for word in of_one),
         "score_sum": float(pc.sum(alignments.column("score")).as_py() or 0.0),
     }
-
-
-def _clips(
-    spans: Iterable[dict[str, Any]], got: fetch.Result, sample_rate_hz: int
-) -> Iterator[tuple[dict[str, Any], Waveform]]:
-    """Rows of one recording, each with its samples or the reason why it has none."""
-    opened: Recording | None = None
-    for row in spans:
-        try:
-            if not row["text"]:
-                raise AudioError("no_transcript", "an utterance must have a text to be aligned with, found none")
-            if isinstance(got, AudioError):
-                raise got
-            if got.sha256 != row["source_sha256"]:
-                raise AudioError(
-                    "source_changed",
-                    f"the recording must be the one that became units (SHA-256 {row['source_sha256'][:12]}..), found "
-                    f"another at {row['source']} ({got.sha256[:12]}..); tokenize it again, or bring the old one back",
-                )
-            opened = opened or Recording(got.data)
-            span = {"start_s": row["start_s"], "end_s": row["end_s"]}
-            yield row, opened.clip(sample_rate_hz, **span, limits=_LIMITS).samples
-        except AudioError as error:
-            stage = "text" if error.reason == "no_transcript" else "audio"
-            why = {"stage": stage, "error": error.reason, "message": str(error)}
-            yield {**row, **why}, np.empty(0, np.float32)
 
 
 def _counted(file: str) -> dict[str, Any]:

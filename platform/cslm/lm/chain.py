@@ -8,10 +8,12 @@ chain-of-modality). Text is the bridge between the languages; chunks let the lis
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from cslm import storage
 from cslm.config import Section, setting
 from cslm.lm.chunks import Chunk, Spoken, cut
 from cslm.lm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, Vocabulary
 
+CHAIN_FILE = "cslm_chain.json"
 Form = Literal["interleaved", "full", "interleaved_no_question", "full_no_question"]
 
 
@@ -34,6 +36,17 @@ class ChainSection(Section):
     def has_question(self) -> bool:
         """Whether the question is written down before the answer."""
         return not self.form.endswith("no_question")
+
+
+def record(section: ChainSection, folder: str) -> None:
+    """Note beside a model in which form it was taught to answer."""
+    storage.write_json(storage.join(folder, CHAIN_FILE), section.model_dump(mode="json"))
+
+
+def recorded(folder: str) -> ChainSection | None:
+    """The form in which the model of a folder was taught to answer, None where that is not noted."""
+    path = storage.join(folder, CHAIN_FILE)
+    return ChainSection(**storage.read_json(path)) if storage.exists(path) else None
 
 
 def speech_span(units: Sequence[int], vocabulary: Vocabulary) -> list[int]:
@@ -104,3 +117,32 @@ def split(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[list[int], list[i
         else:
             (speech if inside else text).append(token)
     return body[:place], text, vocabulary.units(speech).tolist()
+
+
+def spans(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[list[int] | None, list[tuple[bool, list[int]]]]:
+    """What an output of any task says, in order: ids of the question, None where none is written down, and the spans.
+
+    A span is (whether it is speech, its units or its ids of text).
+    """
+    marks = {vocabulary.special(mark) for mark in (SPEECH_START, SPEECH_END)}
+    body, question = list(ids), None
+    answered = vocabulary.special(ANSWER)
+    if answered in body:
+        place = body.index(answered)
+        if body[0] == vocabulary.special(QUESTION):
+            question = body[1:place]
+        body = body[place + 1 :]
+    elif body and body[0] == vocabulary.special(QUESTION):
+        return body[1:], []
+    found: list[tuple[bool, list[int]]] = []
+    is_new = True
+    for token in body:
+        if token in marks:
+            is_new = True
+            continue
+        is_speech = token >= vocabulary.num_text
+        if is_new or found[-1][0] != is_speech:
+            found.append((is_speech, []))
+        found[-1][1].append(token - vocabulary.num_text if is_speech else token)
+        is_new = False
+    return question, found

@@ -136,9 +136,28 @@ class ExampleBuilder:
 
         Raises SetAside when an utterance of the turns before it is not known.
         """
-        turns = self._turns(group, row, spoken, until_answer=True)
+        return self._opened(self._turns(group, row, spoken, until_answer=True))
+
+    def opened(self, turns: Sequence[tuple[str, list[int]]]) -> list[int]:
+        """The ids of turns, each its role and content, up to where the answer of the assistant begins."""
+        return self._opened([*turns, ("assistant", [])])
+
+    def spoken_question(self, units: Sequence[int], answer_language: str, example_id: str) -> list[int]:
+        """The content of a user's turn that asks in speech, to be answered in a language."""
+        return self._prompted("answer", answer_language, example_id, self._speech(Spoken(units)))
+
+    def text(self, text: str) -> list[int]:
+        """The content of a turn in writing."""
+        return self._text(text)
+
+    @property
+    def turn_end(self) -> int:
+        """The token that ends an assistant's turn."""
+        return self._frame.turns(["user", "assistant"])[-1].end[0]
+
+    def _opened(self, turns: Sequence[tuple[str, list[int]]]) -> list[int]:
         end = self._frame.turns([role for role, _ in turns])[-1].end
-        ids = self._chat(turns, group, row["id"]).input_ids
+        ids = self._chat(turns, "", "").input_ids
         return ids[: len(ids) - len(end)]
 
     def _turns(

@@ -18,6 +18,7 @@ from cslm.errors import ConfigError
 from cslm.lm import attention, initialisation, text_tokenizer, vocabulary
 from cslm.lm.initialisation import Initialisation
 from cslm.lm.lora import LoraSection
+from cslm.lm.prompts import ChatFrame
 from cslm.lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def prepare(
         torch.manual_seed(seed)
         model = _from_shape(section, tokenizer, layout)
         made_of |= {_USED: _fill(model, layout, section, codebook())}
+        _note_stop(model, tokenizer)
         save(folder, model, tokenizer, layout, made_of=made_of)
         return layout
     with storage.local_folder(storage.absolute(section.path)) as source:
@@ -111,6 +113,7 @@ def prepare(
         model.resize_token_embeddings(layout.num_text)
         model.resize_token_embeddings(layout.num_rows, mean_resizing=False)
         made_of |= {_USED: _fill(model, layout, section, codebook())}
+        _note_stop(model, tokenizer)
         save(folder, model, tokenizer, layout, made_of=made_of)
     return layout
 
@@ -235,6 +238,18 @@ def _fill(
     )
     initialisation.fill(model, layout, way, codebook_KD)
     return way
+
+
+def _note_stop(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Have whatever serves the model stop at the mark that ends a turn; base models know only that of a document."""
+    config = model.generation_config
+    if config is None:
+        return
+    known = config.eos_token_id
+    stops = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+    end = ChatFrame(tokenizer).turns(["user", "assistant"])[-1].end[0]
+    if end not in stops:
+        config.eos_token_id = [*stops, end]
 
 
 def _initialise(model: "PreTrainedModel") -> None:

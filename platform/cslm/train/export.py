@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 from cslm import storage
 from cslm.lm import lora
+from cslm.lm.chain import ChainSection
+from cslm.lm.chain import record as record_chain
 from cslm.lm.lora import Weight
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import tensor_file
@@ -42,13 +44,14 @@ def write(
     layout: Vocabulary,
     *,
     card: str = "",
+    chain: ChainSection | None = None,
     weights: Sequence[Weight] | None = None,
     value_of: Callable[[torch.nn.Parameter], torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write model, tokenizer, vocabulary and model card as one folder, whole or absent. All ranks must call.
 
-    `weights` says what is written, by default the plain model, adapters merged; `value_of` gives the values of a
+    `chain` is how the model was taught to answer. `weights` says what is written, by default the plain model, adapters merged; `value_of` gives the values of a
     parameter in place of those that the model computes with, on the first rank, and is called on all. A weight larger
     than `shard_bytes` has a file of its own.
     """
@@ -78,6 +81,8 @@ def write(
         if card:
             storage.write_text(storage.join(target, CARD), card)
         layout.save(target)
+        if chain is not None:
+            record_chain(chain, target)
 
 
 def shards(weights: Sequence[Weight], itemsize: int, shard_bytes: int) -> list[list[Weight]]:

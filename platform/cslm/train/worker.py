@@ -16,6 +16,7 @@ from cslm import storage
 from cslm.data.feed import PackedFeed
 from cslm.lm import model as lm_model
 from cslm.lm import text_tokenizer, vocabulary
+from cslm.lm.chain import ChainSection
 from cslm.lm.lora import LoraSection
 from cslm.lm.vocabulary import Vocabulary
 from cslm.train import checkpoint, export
@@ -120,7 +121,10 @@ def rank_main(settings: dict[str, Any]) -> None:
             checkpoint.load(checkpoint.step_folder(output, int(best[0])), engine.state)
         card = export.card(_facts(settings, layout, feed.groups, progress))
         value_of = None if section.ema_decay is None else engine.state.average_of
-        export.write(storage.join(output, "model"), engine, tokenizer, layout, card=card, value_of=value_of)
+        chain = None if settings["chain"] is None else ChainSection(**settings["chain"])
+        export.write(
+            storage.join(output, "model"), engine, tokenizer, layout, card=card, chain=chain, value_of=value_of
+        )
     if dist.get_rank() == 0:
         storage.write_json(storage.join(output, RESULT), {"stopped": stopped} if stopped else metrics_of(progress))
     reporter.close()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from cslm import storage
 from cslm.errors import CheckpointError, ConfigError
@@ -91,6 +91,21 @@ def test_rows_with_which_a_given_model_was_filled_up_are_made_anew(tmp_path):
         torch.testing.assert_close(
             weight[layout.num_text :].mean(0), weight[: layout.num_text].mean(0), atol=0.05, rtol=0
         )
+
+
+def test_whoever_serves_the_model_is_told_the_mark_that_ends_a_turn(tmp_path):
+    """A base model ends documents only."""
+    tokenizer = text_tokenizer.train(TEXTS, vocab_size=320)
+    layout = lm_model._extend(tokenizer, 0, "none", 25.0)
+    model = lm_model._from_shape(ModelSection(shape="micro"), tokenizer, layout)
+    model.generation_config.eos_token_id = document_end = tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "given")
+    text_tokenizer.train(TEXTS, vocab_size=320).save_pretrained(tmp_path / "given")
+    prepare(tmp_path / "start", path=str(tmp_path / "given"))
+    prepare(tmp_path / "own")
+    turn_end = tokenizer.convert_tokens_to_ids(text_tokenizer.TURN_END)
+    assert GenerationConfig.from_pretrained(tmp_path / "start").eos_token_id == [document_end, turn_end]
+    assert GenerationConfig.from_pretrained(tmp_path / "own").eos_token_id == turn_end
 
 
 def test_without_a_codebook_units_begin_at_random(tmp_path):

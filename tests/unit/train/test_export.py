@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cslm import storage
-from cslm.lm import lora, text_tokenizer, vocabulary
+from cslm.lm import chain, lora, text_tokenizer, vocabulary
 from cslm.lm import model as lm_model
 from cslm.train import export
 from tests.data import ranks
@@ -47,6 +47,7 @@ def test_the_folder_is_what_transformers_reads(opened, tmp_path, shard_bytes):
     lm, tokenizer, layout = opened
     folder = tmp_path / "model"
     export.write(str(folder), Whole(lm), tokenizer, layout, card=export.card(FACTS), shard_bytes=shard_bytes)
+    assert chain.recorded(str(folder)) is None
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     if shard_bytes == 10**9:
         assert files == ["model.safetensors"]
@@ -85,7 +86,9 @@ def test_of_the_whole_model_one_weight_is_held_at_a_time(opened, tmp_path, monke
         return weight
 
     monkeypatch.setattr(export, "_gather", watched)
-    export.write(str(tmp_path / "model"), source, tokenizer, layout)
+    taught = chain.ChainSection(form="full")
+    export.write(str(tmp_path / "model"), source, tokenizer, layout, chain=taught)
+    assert chain.recorded(str(tmp_path / "model")) == taught
     largest = max(one.numel() * one.itemsize for one in lm.parameters())
     assert max(source.bytes_at_a_time) == largest
     assert len(made) == len(list(lm.parameters())) > 10

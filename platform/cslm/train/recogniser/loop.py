@@ -17,6 +17,7 @@ from cslm.speech.recogniser import features
 from cslm.speech.recogniser.alphabet import Alphabet
 from cslm.speech.recogniser.network import Layout, Network
 from cslm.speech.transcript import edit_counts
+from cslm.train.optimizers import Optimizers, reduce_gradients
 from cslm.train.recogniser.feed import Batch, SpectraFeed, lay_out
 
 
@@ -67,35 +68,6 @@ class Progress:
     errors: dict[str, float] = field(default_factory=dict)  # character error rate by language, when last evaluated
 
 
-class Optimizers:
-    """AdamW, or Muon for the matrices of the blocks and AdamW for the rest, at one share of their peak rates."""
-
-    def __init__(self, network: Network, section: FitSection) -> None:
-        matrices = [p for name, p in network.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
-        matrices = matrices if section.optimizer == "muon" else []
-        taken = {id(matrix) for matrix in matrices}
-        rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                rest, lr=section.learning_rate, weight_decay=section.weight_decay, betas=(0.9, 0.98), fused=True
-            )
-        ]
-        self._peaks = [section.learning_rate]
-        if matrices:
-            self.parts.append(
-                torch.optim.Muon(matrices, lr=section.muon_learning_rate, weight_decay=section.weight_decay)
-            )
-            self._peaks.append(section.muon_learning_rate)
-
-    def step(self, scale: float) -> None:
-        """Apply the gradients and drop them."""
-        for part, peak in zip(self.parts, self._peaks, strict=True):
-            for group in part.param_groups:
-                group["lr"] = scale * peak
-            part.step()
-            part.zero_grad()
-
-
 def train(
     network: Network,
     optimizers: Optimizers,
@@ -129,7 +101,7 @@ def train(
         progress.cpu_s = before_cpu_s + float(shared[2])
         loss = losses(network, batch, device, section) / num_frames
         loss.backward()  # type: ignore[no-untyped-call]
-        window_loss += _reduce(network, loss.detach())
+        window_loss += reduce_gradients(network, loss.detach())
         torch.nn.utils.clip_grad_norm_(network.parameters(), section.max_grad_norm)
         done = progress.step / section.max_steps
         if section.max_minutes is not None:
@@ -220,17 +192,3 @@ def _evaluated(evaluate: Callable[[], dict[str, float]], section: FitSection, pr
     progress.best_error = min(mean, progress.best_error)
     progress.ended |= progress.since_best >= section.patience
     return {f"eval/asr/{language}/cer": error for language, error in progress.errors.items()}
-
-
-def _reduce(network: Network, loss: Tensor) -> float:
-    """Sum gradients and loss over the ranks, in one exchange."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    if dist.get_world_size() == 1:
-        return float(loss)
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.flatten()])
-    dist.all_reduce(flat)
-    at = 0
-    for gradient in gradients:
-        gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
-        at += gradient.numel()
-    return float(flat[-1])

@@ -17,9 +17,10 @@ from cslm.data.spectra import Spectrum
 from cslm.errors import CslmError
 from cslm.speech.recogniser.alphabet import Alphabet
 from cslm.speech.recogniser.network import Network, Shape
+from cslm.train.optimizers import Optimizers
 from cslm.train.recogniser.augment import AugmentSection
 from cslm.train.recogniser.feed import SpectraFeed
-from cslm.train.recogniser.loop import FitSection, Optimizers, Progress, error_rates, train
+from cslm.train.recogniser.loop import FitSection, Progress, error_rates, train
 from cslm.train.reporter import Reporter
 
 RESULT = "recogniser.json"

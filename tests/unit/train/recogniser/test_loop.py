@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from cslm.data.spectra import Spectrum
 from cslm.speech.recogniser.alphabet import Alphabet
 from cslm.speech.recogniser.network import Layout, Network, Shape
+from cslm.train.optimizers import Optimizers
 from cslm.train.recogniser.augment import AugmentSection
 from cslm.train.recogniser.feed import SpectraFeed
-from cslm.train.recogniser.loop import FitSection, Optimizers, Progress, ctc_loss, error_rates, train
+from cslm.train.recogniser.loop import FitSection, Progress, ctc_loss, error_rates, train
 
 ALPHABET = Alphabet(("a", "b", "c"))
 SHAPE = Shape(width=16, hidden=32, num_blocks=2, unit_block=1)
