@@ -1,16 +1,13 @@
 import numpy as np
 import pytest
-import torch
 
 from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import chain, text_tokenizer, vocabulary
-from cslm.lm import model as lm_model
 from cslm.lm.chain import ChainSection
 from cslm.lm.chunks import Spoken
 from cslm.lm.examples import ExampleBuilder
 from cslm.lm.generate import EndEvent, Generator, Prompt, QuestionEvent, Sampling, SpeechEvent, TextEvent, Turn
-from cslm.lm.model import ModelSection
-from tests.unit.lm.conftest import TEXTS
+from tests.data import answering
 
 GREEDY = Sampling(temperature=0, max_new_tokens=60, max_text_tokens=9, max_speech_units=15)
 DRAWN = GREEDY.model_copy(update={"temperature": 1.0})
@@ -29,25 +26,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model that says anything: of random weights."""
-    path = tmp_path_factory.mktemp("random") / "model"
-    made = path.parent / "start"
-    layout = lm_model.prepare(
-        str(made),
-        ModelSection(shape="micro", text_vocab_size=320, max_length=256),
-        texts=lambda: TEXTS,
-        num_units=20,
-        unit_tokenizer="abc",
-        frame_rate_hz=25.0,
-        codebook=lambda: None,
-        seed=3,
-    )
-    model = lm_model.load(str(made), torch.float32)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
-    lm_model.save(str(path), model, text_tokenizer.load(str(made)), layout)
-    return str(path)
+    return answering.model_folder(tmp_path_factory.mktemp("random") / "model")
 
 
 @pytest.fixture(scope="module")
