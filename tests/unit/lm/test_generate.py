@@ -185,6 +185,25 @@ def test_a_spoken_prompt_as_text_with_names_of_units_is_read_back_to_the_same_id
     assert "<sosp><unit_1><unit_2><unit_3><eosp>" in generator.markup(PROMPTS[0])
 
 
+def test_the_folder_alone_is_all_that_a_server_needs(folder, generator):
+    """Architecture, tokenizer, chat template, weights and the ids to stop at, by the plain classes of transformers."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    assert config.architectures == [type(model).__name__] == ["LlamaForCausalLM"]
+    assert config.vocab_size == generator.layout.num_rows >= len(tokenizer)
+    stops = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    chat = [{"role": "user", "content": "What is it?"}]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert ids == generator.prompt_ids(Prompt("text", "en", text="What is it?"))
+    ended = tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": "It is red."}], tokenize=False)
+    assert tokenizer(ended, add_special_tokens=False)["input_ids"][-1] in stops
+
+
 def test_units_may_be_an_array(generator):
     plain = generator.generate([PROMPTS[0]], GREEDY)[0]
     array = generator.generate([Prompt("asr", "en", units=np.array([1, 2, 3], np.uint16))], GREEDY)[0]
