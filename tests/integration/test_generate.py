@@ -130,6 +130,7 @@ def test_the_same_command_again_has_nothing_to_do(output, root, home, monkeypatc
     assert "finished before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done_again(output, root, home):
     kept = output / "responses" / "shard-00000.parquet"
     before = kept.stat().st_mtime_ns
