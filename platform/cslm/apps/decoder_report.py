@@ -118,9 +118,7 @@ def _write_samples(job: Job, samples: Samples, rate_hz: int) -> None:
             place = f"{clip.id.replace('/', '_')}.{name}.wav"
             storage.write_bytes(storage.join(job.output, SAMPLES, place), buffer.getvalue())
     figure = picture(samples, rate_hz)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    storage.write_bytes(storage.join(job.output, _PICTURE), content.getvalue())
+    storage.write_bytes(storage.join(job.output, _PICTURE), drawing.png(figure))
     job.run.log_figure(figure, _PICTURE)
 
 
