@@ -102,6 +102,7 @@ def test_the_stand_in_needs_no_training(tokenized, ray_cluster, home):
     ("changes", "told"),
     [
         ({"data__units": "nothing"}, "data.units"),
+        ({"measure__split": "train"}, "measure.split"),
         ({"decoder__sample_rate_hz": 22_050}, "multiple of 100"),
         ({"measure__recogniser": "nothing"}, "measure.recogniser"),
     ],
