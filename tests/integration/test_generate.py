@@ -11,7 +11,7 @@ from cslm.apps import generate
 from cslm.data import prompts
 from cslm.lm.generate import Generator, Sampling
 from cslm.speech import tokenizer as speech
-from tests.data import aligning, answering, sounds, speaking
+from tests.data import aligning, answering, any_voice, sounds
 
 GREEDY = Sampling(temperature=0, max_new_tokens=40)
 
@@ -22,7 +22,7 @@ def root(tmp_path_factory):
     described = speech.describe(str(aligning.learned_folder(root / "tokenizer")))
     facts = {"num_units": described["codebook_size"], "tokenizer": described["fingerprint"]}
     answering.model_folder(root / "model", **facts)
-    speaking.decoder_folder(root / "decoder", facts["tokenizer"], facts["num_units"])
+    any_voice.decoder_folder(root / "decoder", facts["tokenizer"], facts["num_units"])
     sounds.write(root / "clips" / "one.wav", 1)
     (root / "clips" / "broken.wav").write_bytes(b"RIFF no sound")
     rows = [

@@ -7,7 +7,7 @@ import soundfile
 
 from cslm import talk
 from cslm.speech import tokenizer as speech
-from tests.data import aligning, answering, sounds, speaking
+from tests.data import aligning, answering, any_voice, sounds
 
 SHORT = ["--max_new_tokens", "60", "--seed", "1"]
 
@@ -19,7 +19,7 @@ def root(tmp_path_factory):
     described = speech.describe(str(aligning.learned_folder(root / "tokenizer")))
     facts = {"num_units": described["codebook_size"], "tokenizer": described["fingerprint"]}
     answering.model_folder(root / "model", **facts)
-    speaking.decoder_folder(root / "decoder", facts["tokenizer"], facts["num_units"])
+    any_voice.decoder_folder(root / "decoder", facts["tokenizer"], facts["num_units"])
     sounds.write(root / "question.wav", 1)
     return root
 

@@ -3,14 +3,14 @@
 Three stages, each of which goes on where it was stopped: spectra of the utterances, training on them, and the units.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from safetensors.torch import load as load_tensors
 
 from cslm import cluster, contracts, storage
-from cslm.apps import fit_report
+from cslm.apps import drawn_shards, fit_report
 from cslm.apps.job import Job, JobConfig, run_job
 from cslm.config import Section, fingerprint, group, setting
 from cslm.data import manifest, spectra
@@ -27,9 +27,6 @@ from cslm.train.recogniser import units, worker
 from cslm.train.recogniser.augment import AugmentSection
 from cslm.train.recogniser.loop import FitSection
 from cslm.train.recogniser.units import UnitsSection
-
-# Shards that are decoded at the same time beyond what there are CPUs for.
-_WAITING_SHARDS = 4
 
 
 class LearnSection(Section):
@@ -116,15 +113,20 @@ def _spectra(config: Config, job: Job, corpus: manifest.Manifest) -> list[dict[s
         num_rows=corpus.num_rows,
         digest=corpus.key,
     )
-    ordered = _drawn(corpus.shards, config.fit.seed)
+    # The split test is left for tests.
+    ordered = drawn_shards.drawn([shard for shard in corpus.shards if shard["split"] != "test"], config.fit.seed)
     total_rows = sum(shard["rows"] for shard in ordered)
     taken: list[dict[str, Any]] = []
     # Of every language alike, and a tenth as much to evaluate on.
     share_s = config.learn.max_hours * 3600 / len({shard["language"] for shard in ordered} or "-")
     left_s = {(shard["language"], shard["split"] == "train"): share_s for shard in ordered}
     left_s |= {place: share_s / 10 for place in left_s if not place[1]}
+
+    def start(shard: dict[str, Any]) -> Any:
+        return _write_spectra.remote(job.output, shard, config.intake, config.learn.longest_s)
+
     with job.progress("spectra", total_rows, "utterances") as progress:
-        for shard, counts in _written(config, job.output, ordered):
+        for shard, counts in drawn_shards.in_order(ordered, start):
             progress.update(shard["rows"])
             place = (shard["language"], shard["split"] == "train")
             if counts["utterances"] and left_s[place] > 0:
@@ -138,31 +140,6 @@ def _spectra(config: Config, job: Job, corpus: manifest.Manifest) -> list[dict[s
             f"{corpus.num_rows:,} rows; give corpus.columns where the transcript has another name"
         )
     return taken
-
-
-def _drawn(shards: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Shards with the languages in turns, in a drawn order; test is left for tests."""
-    by_language: dict[str, list[dict[str, Any]]] = {}
-    for shard in sorted(shards, key=lambda shard: fingerprint([seed, shard["digest"]])):
-        if shard["split"] != "test":
-            by_language.setdefault(shard["language"], []).append(shard)
-    ordered = []
-    while any(by_language.values()):
-        ordered += [rest.pop() for _, rest in sorted(by_language.items()) if rest]
-    return ordered
-
-
-def _written(
-    config: Config, output: str, shards: Sequence[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each shard with the counts of its spectra, in order; some are made at the same time."""
-    at_once = int(ray.cluster_resources().get("CPU", 1)) + _WAITING_SHARDS  # type: ignore[no-untyped-call]
-    running: list[Any] = []
-    rest = iter(shards)
-    for shard in shards:
-        while len(running) < at_once and (following := next(rest, None)) is not None:
-            running.append(_write_spectra.remote(output, following, config.intake, config.learn.longest_s))
-        yield shard, ray.get(running.pop(0))
 
 
 @ray.remote

@@ -18,7 +18,7 @@ from cslm import contracts, storage
 from cslm.config import fingerprint
 from cslm.data import unit_audio
 from cslm.data.ledger import Entry
-from cslm.errors import AudioError
+from cslm.errors import AudioError, CheckpointError
 from cslm.speech.decoder.mel import MelShape
 from cslm.speech.decoder.voices import VoiceSums
 
@@ -54,12 +54,19 @@ class Clip:
 
 
 def write_shard(
-    output: str, units: str, shard: Entry, mel: MelShape, speakers: Sequence[str] | None, most: int | None = None
+    output: str,
+    units: str,
+    shard: Entry,
+    tokenizer: str,
+    mel: MelShape,
+    speakers: Sequence[str] | None,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """Read the audio of a file of units and write its clips, of some speakers or all; what was written is not redone.
 
     `most`: no more than the first so many by id. Returns counts: `clips` and `audio_s` written, `rejected` and
-    `reasons` of those without audio (see the table `rejects`), and `voices`: sums of each speaker.
+    `reasons` of those without audio (see the table `rejects`), and `voices`: sums of each speaker. Raises
+    CheckpointError for units of another tokenizer than the one of the fingerprint `tokenizer`.
     """
     record = storage.join(output, FOLDER, f"{shard['name']}.json")
     wanted = fingerprint([shard["digest"], mel.config(), speakers and sorted(speakers), most, _VERSION])
@@ -70,7 +77,7 @@ def write_shard(
     taken: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     mels: dict[str, list[Tensor]] = {}
-    for row, got in unit_audio.read(_rows(units, shard, speakers, most), mel.sample_rate_hz):
+    for row, got in unit_audio.read(_rows(units, shard, tokenizer, speakers, most), mel.sample_rate_hz):
         if isinstance(got, AudioError):
             of_row = {name: row[name] for name in ("id", "source", "part_of", "start_s", "end_s")}
             rejects.append({**of_row, "stage": "audio", "error": got.reason, "message": str(got)})
@@ -100,12 +107,14 @@ def write_shard(
 
 
 def read(output: str, names: Sequence[str], rate_hz: int, share: tuple[int, int] = (0, 1)) -> list[Clip]:
-    """The clips of shards, in the order of the shards and their rows; of each shard every n-th from the k-th on."""
+    """The clips of shards, in the order of the shards and their rows; of all of them every n-th from the k-th on."""
     found = []
     first, step = share
     for name in names:
         table = storage.read_table(storage.join(output, FOLDER, f"{name}.parquet"))
-        for row in table.take(np.arange(first, table.num_rows, step)).to_pylist():
+        taken = np.arange(first, table.num_rows, step)
+        first = (first - table.num_rows) % step
+        for row in table.take(taken).to_pylist():
             samples = np.frombuffer(row["samples"], np.int16)
             units, durations = (np.array(row[one], np.uint16) for one in ("units", "durations"))
             told = {one: row[one] for one in ("id", "language", "speaker", "text")}
@@ -113,14 +122,23 @@ def read(output: str, names: Sequence[str], rate_hz: int, share: tuple[int, int]
     return found
 
 
-def _rows(units: str, shard: Entry, speakers: Sequence[str] | None, most: int | None) -> list[dict[str, Any]]:
+def _rows(
+    units: str, shard: Entry, tokenizer: str, speakers: Sequence[str] | None, most: int | None
+) -> list[dict[str, Any]]:
     rows = storage.read_table(storage.join(units, shard["file"]), columns=_COLUMNS).to_pylist()
+    others = sorted({row["tokenizer"] for row in rows} - {tokenizer})
+    if others:
+        raise CheckpointError(
+            f"data.units: all units must be of the tokenizer {tokenizer} that lies beside them, found {others[0]} in "
+            f"{shard['file']}; tokenize the corpus again, or bring that tokenizer"
+        )
     rows = [row for row in rows if speakers is None or (row["speaker"] or NOBODY) in speakers]
     return sorted(rows, key=lambda row: row["id"])[:most]
 
 
 _COLUMNS = (
-    "id", "part_of", "speaker", "text", "units", "durations", "start_s", "end_s", "source", "source_sha256",
+    "id", "part_of", "speaker", "text", "units", "durations", "tokenizer",
+    "start_s", "end_s", "source", "source_sha256",
 )  # fmt: skip
 _SCHEMA = pa.schema(
     [

@@ -42,12 +42,12 @@ def describe(path: str) -> dict[str, Any] | None:
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a folder says and its weights. Raises CheckpointError when it is not whole, changed, or another version's."""
+    """What a folder says and its weights. Raises CheckpointError when it is not whole or was changed."""
     document = describe(path)
     if document is None:
         raise CheckpointError(
-            f"a speech decoder must be a folder with {SETTINGS_FILE}, found none at {path}; jobs/decoder.py makes one in "
-            "output.path/decoder"
+            f"a speech decoder must be a folder with {SETTINGS_FILE}, found none at {path}; jobs/decoder.py "
+            "makes one in output.path/decoder"
         )
     if document.get("revision") != REVISION or document.get("kind") not in KINDS:
         raise CheckpointError(
@@ -58,7 +58,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     data = storage.read_bytes(place) if storage.exists(place) else b""
     if not data or _digest(data) != document.get("weights") or _fingerprint(document) != document.get("fingerprint"):
         raise CheckpointError(
-            f"{path}: {WEIGHTS_FILE} and settings must be those of the fingerprint {document.get('fingerprint')}, found "
+            f"{path}: {WEIGHTS_FILE} and settings must be of the fingerprint {document.get('fingerprint')}, found "
             f"{'others' if data else 'no such file'}; the folder was changed or cut short: copy or train it again"
         )
     return document, load_tensors(data)

@@ -59,6 +59,11 @@ class ClipFeed:
             lay_out(chosen, self._voices, self._shape, self._gap), crops_NT, sum(one.seconds for one in chosen)
         )
 
+    @property
+    def batches_an_epoch(self) -> int:
+        """Batches that take every clip once."""
+        return len(self._epoch(0))
+
     def _crop_of(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         samples = clip.samples
         first = int(rng.integers(max(1, len(samples) - self._crop + 1)))

@@ -5,7 +5,7 @@ distances of spectra at three resolutions (Yamamoto et al. 2020, arXiv:1910.1148
 which would take longer to be of use than small budgets last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,12 @@ class Clips:
     clip_U: Tensor
     voices_NV: Tensor
 
+    def to(self, device: torch.device) -> "Clips":
+        """The same on a device."""
+        return Clips(*(getattr(self, one.name).to(device) for one in fields(self)))
 
-def of_units(networks: Networks, clips: Clips, generator: torch.Generator) -> dict[str, Tensor]:
+
+def of_units(networks: Networks, clips: Clips, generator: torch.Generator, with_flow: bool) -> dict[str, Tensor]:
     """Sums over all frames, or units, of the losses of durations, mean and flow; each is a mean within a frame."""
     told_NV = networks.told(clips.voices_NV)
     log_U = networks.durations(clips.units_U[None], told_NV[clips.clip_U][None], clips.mask_U1[None])[0]
@@ -47,12 +51,11 @@ def of_units(networks: Networks, clips: Clips, generator: torch.Generator) -> di
     known_BTC, mean_BTP = networks.acoustic(clips.codes_T[None], told_NV[clips.clip_T][None], mask_BT1)
     patches_BTP = _normalised(networks, clips)[None]
     mean_loss = ((mean_BTP - patches_BTP).abs().mean(-1, keepdim=True) * mask_BT1).sum()
-    flow_BTP = _flow(networks, clips, patches_BTP, known_BTC, mean_BTP.detach(), generator)
-    return {
-        "durations": (wrong_U * clips.mask_U1[:, 0]).sum(),
-        "mean": mean_loss,
-        "flow": (flow_BTP.mean(-1, keepdim=True) * mask_BT1).sum(),
-    }
+    found = {"durations": (wrong_U * clips.mask_U1[:, 0]).sum(), "mean": mean_loss}
+    if with_flow:
+        flow_BTP = _flow(networks, clips, patches_BTP, known_BTC, mean_BTP.detach(), generator)
+        found["flow"] = (flow_BTP.mean(-1, keepdim=True) * mask_BT1).sum()
+    return found
 
 
 def _normalised(networks: Networks, clips: Clips) -> Tensor:
