@@ -63,6 +63,7 @@ class Talk:
         self._options = options
         self._sampling = _sampling(options)
         _one_thread_each(options.threads)
+        _without_bars()
         self._generator = Generator.load(options.model, options.device)
         layout = self._generator.layout
         self._tokenizer: speech.SpeechTokenizer | None = None
@@ -218,7 +219,8 @@ def _is_recording(question: str) -> bool:
 
 def _is_file(question: str) -> bool:
     try:
-        return len(question) < 1024 and storage.exists(storage.absolute(question))
+        place = storage.absolute(question)
+        return len(question) < 1024 and storage.exists(place) and not storage.is_folder(place)
     except (CslmError, OSError, ValueError):
         return False
 
@@ -242,6 +244,13 @@ def _one_thread_each(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _without_bars() -> None:
+    """Keep the bars of loading out of a conversation."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:

@@ -150,6 +150,8 @@ class Generator:
 
         Raises ConfigError when one cannot be asked.
         """
+        if not prompts:
+            return []
         all_ids = [self.prompt_ids(prompt, sampling) for prompt in prompts]
         # The longest first: a prompt that takes the place of an output that has ended then always has the room.
         order = sorted(range(len(prompts)), key=lambda index: -len(all_ids[index]))

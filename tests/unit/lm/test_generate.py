@@ -42,6 +42,10 @@ def test_what_a_prompt_gets_does_not_depend_on_its_batch(generator, sampling):
     assert [one.ids for one in together] == [one.ids for one in alone] == [one.ids for one in small]
 
 
+def test_nothing_asked_is_nothing_answered(generator):
+    assert generator.generate([], GREEDY) == []
+
+
 def test_each_task_gives_what_it_is_for(generator):
     responses = dict(zip([prompt.task for prompt in PROMPTS], generator.generate(PROMPTS, DRAWN), strict=True))
     for task in ("asr", "mt", "st", "text"):
