@@ -5,19 +5,10 @@ Text is printed as the model writes it, and its speech is played (`--play`) whil
 """
 
 import argparse
-import io
-import queue
-import shlex
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
 
 from cslm import storage
 from cslm.errors import EXIT_DONE, EXIT_FAILED, AudioError, CheckpointError, ConfigError, CslmError
@@ -36,6 +27,7 @@ from cslm.lm.request import NAMES
 from cslm.speech import decoder as speech_decoder
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection, Recording
+from cslm.speech.playing import Voice, wav
 
 # Recordings of any length are taken whole; what is too long for the model is told by it.
 _LIMITS = AudioSection(min_s=0.05, max_s=3600.0)
@@ -43,8 +35,6 @@ _SOUND = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
 # Folders of a model that bring these with it.
 _TOKENIZER, _DECODER = "speech_tokenizer", "speech_decoder"
 _REMEMBERING = ("text", "answer", "s2s")
-
-Waveform = NDArray[np.float32]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +63,7 @@ class Talk:
         self._options = options
         self._sampling = _sampling(options)
         _one_thread_each(options.threads)
+        _without_bars()
         self._generator = Generator.load(options.model, options.device)
         layout = self._generator.layout
         self._tokenizer: speech.SpeechTokenizer | None = None
@@ -103,7 +94,7 @@ class Talk:
         began_s = time.perf_counter()
         prompt = self._prompt(question)
         heard_s = time.perf_counter() - began_s
-        voice = _Voice(self._decoder, self._options) if self._decoder is not None else None
+        voice = Voice(self._decoder, self._options.speaker, self._options.play) if self._decoder is not None else None
         times: dict[str, float] = {}
         response: Response | None = None
         is_first = True
@@ -134,7 +125,7 @@ class Talk:
         if response.units and voice is None and not response.text:
             print(f"({len(response.units)} units of speech; --decoder lets you hear them)")
         if voice is not None and output and len(voice.samples):
-            storage.write_bytes(storage.absolute(output), _wav(voice.samples, voice.rate_hz))
+            storage.write_bytes(storage.absolute(output), wav(voice.samples, voice.rate_hz))
         print(_told(times, heard_s if prompt.is_spoken else None, voice, output, response), file=sys.stderr, flush=True)
         if prompt.task in _REMEMBERING:
             self._history = response.after(prompt)
@@ -175,79 +166,6 @@ class Talk:
         return units
 
 
-class _Voice:
-    """The speech of one answer: units in, sound out, to the player while the model goes on."""
-
-    def __init__(self, decoder: speech_decoder.SpeechDecoder, options: argparse.Namespace) -> None:
-        self.rate_hz = decoder.sample_rate_hz
-        self._stream = decoder.stream(speaker=options.speaker)
-        self._parts: list[Waveform] = []
-        self._player = _Player(options.play, self.rate_hz) if options.play else None
-
-    @property
-    def samples(self) -> Waveform:
-        """All there is so far."""
-        return np.concatenate(self._parts) if self._parts else np.empty(0, np.float32)
-
-    def add(self, units: Sequence[int]) -> bool:
-        """Speak more; whether sound came of it."""
-        return self._give(self._stream.add(units))
-
-    def end(self) -> bool:
-        """Speak the rest; whether sound came of it."""
-        return self._give(self._stream.end())
-
-    def close(self) -> None:
-        """Wait until all is played."""
-        if self._player is not None:
-            self._player.close()
-
-    def _give(self, samples: Waveform) -> bool:
-        if not len(samples):
-            return False
-        self._parts.append(samples)
-        if self._player is not None:
-            self._player.play(samples)
-        return True
-
-
-class _Player:
-    """A command that plays 16-bit mono samples from its standard input, fed beside the model."""
-
-    def __init__(self, command: str, rate_hz: int) -> None:
-        words = shlex.split(command.replace("{rate}", str(rate_hz)))
-        try:
-            self._process = subprocess.Popen(words, stdin=subprocess.PIPE)
-        except OSError as error:
-            raise ConfigError(f"--play must be a command that can be run, found {command!r}: {error}") from error
-        # A pipe holds two seconds of sound; a model that is quicker must not wait for the listener.
-        self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._feed, daemon=True)
-        self._thread.start()
-
-    def play(self, samples: Waveform) -> None:
-        self._waiting.put((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-
-    def close(self) -> None:
-        self._waiting.put(None)
-        self._thread.join()
-        code = self._process.wait()
-        if code:
-            print(f"talk: --play ended with exit code {code}", file=sys.stderr)
-
-    def _feed(self) -> None:
-        pipe = self._process.stdin
-        assert pipe is not None
-        try:
-            while (data := self._waiting.get()) is not None:
-                pipe.write(data)
-                pipe.flush()
-            pipe.close()
-        except BrokenPipeError:
-            # The listener has ended it; its exit code says whether that was a fault.
-            return
-
-
 def _turns(talk: Talk, output: str | None) -> None:
     """Question after question from standard input."""
     if sys.stdin.isatty():
@@ -277,7 +195,7 @@ def _lines() -> Iterator[str]:
 
 
 def _told(
-    times: dict[str, float], heard_s: float | None, voice: _Voice | None, output: str | None, response: Response
+    times: dict[str, float], heard_s: float | None, voice: Voice | None, output: str | None, response: Response
 ) -> str:
     """The times of an answer in a line."""
     parts = [f"heard in {heard_s:.2f} s"] if heard_s is not None else []
@@ -301,7 +219,8 @@ def _is_recording(question: str) -> bool:
 
 def _is_file(question: str) -> bool:
     try:
-        return len(question) < 1024 and storage.exists(storage.absolute(question))
+        place = storage.absolute(question)
+        return len(question) < 1024 and storage.exists(place) and not storage.is_folder(place)
     except (CslmError, OSError, ValueError):
         return False
 
@@ -321,16 +240,17 @@ def _numbered(output: str | None, number: int | None) -> str | None:
     return f"{stem}-{number}.{suffix}" if dot else f"{output}-{number}"
 
 
-def _wav(samples: Waveform, rate_hz: int) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def _one_thread_each(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _without_bars() -> None:
+    """Keep the bars of loading out of a conversation."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:

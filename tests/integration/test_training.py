@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cslm import storage
 from cslm.apps import evaluate, pretrain, sft, tokenize
 from cslm.errors import CheckpointError
-from cslm.lm import vocabulary
+from cslm.lm import chain, vocabulary
 from cslm.tracking import Run
 from cslm.train import checkpoint
 from tests.data import tables
@@ -149,6 +149,8 @@ def test_fine_tuning_and_evaluation_go_on_from_the_model(base, home):
     summary = storage.read_json(str(home / "chat" / "summary.json"))
     assert "answer/en-en" in summary["loss_last"]
     assert vocabulary.load(str(home / "chat" / "model")) == vocabulary.load(str(base / "model"))
+    taught = chain.recorded(str(home / "chat" / "model"))
+    assert taught is not None, "who asks the model must know in which form it answers"
     command = ["--output.path", "report", "--model.path", "chat/model", "--data.units", "units"]
     command += ["--data.dialogues", "dialogues", "--sampling.max_new_tokens", "8"]
     command += ["--perplexity.max_examples", "2", "--similarity.max_pairs", "4", "--evaluate.max_spoken", "3"]

@@ -75,6 +75,8 @@ def _show(job: Job, metrics: dict[str, float], num_rows: int) -> None:
                 cells.append(error if ratio is None else f"{error}  x{ratio:.2f}")
             shown.add_row(told, *cells)
         job.console.print(shown)
+    if not metrics:
+        return
     job.say(
         f"durations are wrong by {metrics['duration_error_frames']:.3f} frames a unit, the mel by "
         f"{metrics['mel_distance_db']:.2f} dB; it speaks {metrics['times_real_time']:,.0f} times as quick as real time"
@@ -98,7 +100,9 @@ def card(described: dict[str, Any], metrics: dict[str, float], num_rows: int) ->
         if languages:
             cells = [f"{metrics[f'{variant}/{language}/cer']:.2%}" for language in languages]
             lines.append(f"| {told} | " + " | ".join(cells) + " |")
-    lines += ["", f"On {num_rows:,} held-out utterances, as the recogniser hears them. " + _sizes(metrics), ""]
+    if metrics:
+        lines += ["", f"On {num_rows:,} held-out utterances, as the recogniser hears them. " + _sizes(metrics)]
+    lines.append("")
     lines += ["```python", "from cslm.speech import decoder", "", 'samples = decoder.load("THIS_FOLDER").speak(units)']
     return "\n".join([*lines, "```", ""])
 
@@ -118,9 +122,7 @@ def _write_samples(job: Job, samples: Samples, rate_hz: int) -> None:
             place = f"{clip.id.replace('/', '_')}.{name}.wav"
             storage.write_bytes(storage.join(job.output, SAMPLES, place), buffer.getvalue())
     figure = picture(samples, rate_hz)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    storage.write_bytes(storage.join(job.output, _PICTURE), content.getvalue())
+    storage.write_bytes(storage.join(job.output, _PICTURE), drawing.png(figure))
     job.run.log_figure(figure, _PICTURE)
 
 

@@ -1,5 +1,7 @@
 """What pictures of utterances share: which are shown, their audio, the spectrogram, and the units on it."""
 
+import io
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from cslm.speech.audio import AudioSection, Recording, Waveform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LONGEST_SHOWN_S = 4.0
 # 25 ms windows every 5 ms: fine enough to see where a unit begins.
@@ -68,6 +71,15 @@ def units(axes: "Axes", row: dict[str, Any]) -> None:
         middle_s = at_s + length_s / 2
         axes.text(middle_s, top * 0.97, str(unit), rotation=90, fontsize=6, color="white", ha="center", va="top")
         at_s += length_s
+
+
+def png(figure: "Figure") -> bytes:
+    """A picture as a file's content. Letters that no font of this machine has are boxes in it, without a warning."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
 
 
 def title(axes: "Axes", row: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What the generate job does to a shard of prompts: decode its audio, ask the model, speak, write."""
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import soundfile
 
 from cslm import contracts, storage
 from cslm.apps import shard_pipeline
@@ -22,6 +20,7 @@ from cslm.lm.generate import Generator, Prompt, Response, Sampling
 from cslm.speech import decoder as speech_decoder
 from cslm.speech import tokenizer as speech
 from cslm.speech.audio import AudioSection, Recording, Waveform
+from cslm.speech.playing import wav
 
 TABLES = ("responses", "rejects")
 
@@ -153,13 +152,6 @@ def answer_piece(
         ),
     }
     return tables, counts
-
-
-def wav(samples: Waveform, sample_rate_hz: int) -> bytes:
-    """Samples as a wav file of 16 bits."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate_hz, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _tokenize(rows: Sequence[dict[str, Any]], piece: pa.Table, tokenizer: speech.SpeechTokenizer | None) -> None:

@@ -32,7 +32,7 @@ def measure(
     `voices` has the voice (V,) of each clip's speaker. Nothing is recognised without a recogniser.
     """
     rows = [_row(decoder, recogniser, clip, voices[clip.speaker]) for clip in clips]
-    return pa.Table.from_pylist(rows, _SCHEMA)
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def resynthesis(decoder: SpeechDecoder, clip: Clip) -> NDArray[np.float32]:
@@ -44,10 +44,12 @@ def metrics_of(table: pa.Table) -> dict[str, float]:
     """Figures over all rows of `measure`, by name; error rates and ratios by language, and over all languages alike.
 
     `<variant>/<language>/cer`, `<variant>/<language>/ratio` (over the original's), `<variant>/mean/..` (means over
-    languages), `duration_error_frames`, `mel_distance_db`, `times_real_time`.
+    languages), `duration_error_frames`, `mel_distance_db`, `times_real_time`. Nothing for no rows.
     """
     rows = table.to_pylist()
     found: dict[str, float] = {}
+    if not rows:
+        return found
     languages = sorted({row["language"] for row in rows if row["characters"]})
     for variant in VARIANTS:
         rates = {}
@@ -64,7 +66,7 @@ def metrics_of(table: pa.Table) -> dict[str, float]:
                 found[f"{variant}/{name}/ratio"] = rate / original
     num_units = sum(row["num_units"] for row in rows)
     found["duration_error_frames"] = sum(row["duration_error"] for row in rows) / max(num_units, 1)
-    found["mel_distance_db"] = float(np.mean([row["mel_distance_db"] for row in rows])) if rows else float("nan")
+    found["mel_distance_db"] = float(np.mean([row["mel_distance_db"] for row in rows]))
     found["times_real_time"] = sum(row["spoken_s"] for row in rows) / max(sum(row["taken_s"] for row in rows), 1e-9)
     return found
 
@@ -117,7 +119,7 @@ def _at_recogniser(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.flo
     return found
 
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string()) for name in ("id", "language", "speaker", "text")),
         *(pa.field(f"{name}_text", pa.string()) for name in VARIANTS),

@@ -35,7 +35,7 @@ _INCOMPLETE = "�"
 
 @dataclass
 class Times:
-    """Seconds since generation of the batch began, None for what did not come."""
+    """Seconds since generation began, of all prompts of a call together; None for what did not come."""
 
     first_text_s: float | None = None
     first_speech_s: float | None = None
@@ -146,31 +146,32 @@ class Generator:
         return request.markup(self.prompt_ids(prompt), self.tokenizer)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, batch_size: int = 64) -> list[Response]:
-        """The responses to prompts, in their order. Prompts of like length share batches.
+        """The responses to prompts, in their order; `batch_size` of them are decoded side by side.
 
         Raises ConfigError when one cannot be asked.
         """
+        if not prompts:
+            return []
         all_ids = [self.prompt_ids(prompt, sampling) for prompt in prompts]
-        responses: list[Response | None] = [None] * len(prompts)
+        # The longest first: a prompt that takes the place of an output that has ended then always has the room.
         order = sorted(range(len(prompts)), key=lambda index: -len(all_ids[index]))
-        for start in range(0, len(order), batch_size):
-            members = order[start : start + batch_size]
-            outputs = [_Output() for _ in members]
-            began_s = time.perf_counter()
-            guide, steps = self._decode([prompts[i] for i in members], [all_ids[i] for i in members], sampling)
-            for step in steps:
-                now_s = time.perf_counter() - began_s
-                for row, token, ended in zip(step.rows, step.tokens, step.ended, strict=True):
-                    outputs[row].add(token, self._bans.kinds[token], ended, now_s)
-            for row, index in enumerate(members):
-                responses[index] = self._response(outputs[row], bool(guide.was_cut[row]))
-        return [response for response in responses if response is not None]
+        asked, ids = [prompts[index] for index in order], [all_ids[index] for index in order]
+        outputs = [_Output() for _ in prompts]
+        began_s = time.perf_counter()
+        guide, steps = self._decode(asked, ids, sampling, batch_size)
+        for step in steps:
+            now_s = time.perf_counter() - began_s
+            for row, token, ended in zip(step.rows, step.tokens, step.ended, strict=True):
+                outputs[row].add(token, self._bans.kinds[token], ended, now_s)
+        place = {index: row for row, index in enumerate(order)}
+        rows = [place[index] for index in range(len(prompts))]
+        return [self._response(outputs[row], bool(guide.was_cut[row])) for row in rows]
 
     def stream(self, prompt: Prompt, sampling: Sampling, *, units_an_event: int = _UNITS_AN_EVENT) -> Iterator[Event]:
         """The response to one prompt while it comes: text by the token, units in groups, last the whole."""
         ids = self.prompt_ids(prompt, sampling)
         began_s = time.perf_counter()
-        guide, steps = self._decode([prompt], [ids], sampling)
+        guide, steps = self._decode([prompt], [ids], sampling, 1)
         output = _Output()
         text: list[int] = []
         told = ""
@@ -204,7 +205,7 @@ class Generator:
         yield EndEvent(self._response(output, bool(guide.was_cut[0])))
 
     def _decode(
-        self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], sampling: Sampling
+        self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], sampling: Sampling, batch_size: int
     ) -> tuple[Guide, Iterator[decoding.Step]]:
         bounds = [
             Bounds(
@@ -215,8 +216,8 @@ class Generator:
             for one in ids
         ]
         guide = Guide([self._grammar(prompt, sampling) for prompt in prompts], bounds, self._bans.kinds)
-        room = max(bound.tokens for bound in bounds)
-        return guide, decoding.decode(self._model, ids, guide, self._bans, Chooser(sampling, ids), room)
+        steps = decoding.decode(self._model, ids, guide, self._bans, Chooser(sampling, ids), batch_size=batch_size)
+        return guide, steps
 
     def _grammar(self, prompt: Prompt, sampling: Sampling) -> grammars.Grammar:
         form = self._form if sampling.form == "any" else sampling.form

@@ -179,7 +179,7 @@ class Bounds:
 
 
 class Guide:
-    """Where each output of a batch stands in its grammar, and what may come next."""
+    """Where each of a number of outputs stands in its grammar, and what may come next."""
 
     def __init__(self, grammars: Sequence[Grammar], bounds: Sequence[Bounds], kinds: Ints) -> None:
         """`kinds` as the function of that name gives them. Each bound must leave room for the shortest output."""
@@ -197,8 +197,7 @@ class Guide:
         self._left = np.array([one.tokens for one in bounds])
         self._limits = np.array([[one.text_tokens, one.speech_units] for one in bounds])
         self._span = np.zeros(len(grammars), dtype=np.int64)
-        self._rows = np.arange(len(grammars))
-        # Of all outputs, also those that were let go: whether a limit forbade what might have come.
+        # Whether a limit forbade what might have come.
         self.was_cut = np.zeros(len(grammars), dtype=np.bool_)
         short = self._left < self._to_end[self._state]
         if short.any():
@@ -207,37 +206,37 @@ class Guide:
                 f"output {row} needs {self._to_end[self._state[row]]} tokens, found room for {self._left[row]}"
             )
 
-    @property
-    def ended(self) -> Bools:
-        """Whether each output [B] has ended; it may then only be followed by more ends."""
-        over: Bools = self._to_end[self._state] == 0
+    def left(self, rows: Ints) -> Ints:
+        """Tokens that some outputs may still have at most."""
+        return self._left[rows]
+
+    def ended(self, rows: Ints) -> Bools:
+        """Whether some outputs [B] have ended; they may then only be followed by more ends."""
+        over: Bools = self._to_end[self._state[rows]] == 0
         return over
 
-    def allowed(self) -> Bools:
-        """Which kinds [B, K] may come next. `was_cut` notes where a limit forbade one."""
-        follows = self._follows[self._state]
+    def allowed(self, rows: Ints) -> Bools:
+        """Which kinds [B, K] may come next in some outputs [B]. `was_cut` notes where a limit forbade one."""
+        state = self._state[rows]
+        follows = self._follows[state]
         free = follows >= 0
-        within: Bools = free & (self._to_end[follows] <= np.maximum(self._left - 1, 0)[:, None])
-        content = self._content[self._state]
-        rows = np.flatnonzero(content >= 0)
-        kind = content[rows]
-        full = self._span[rows] >= self._limits[rows, (kind == Kind.UNIT).astype(np.int64)]
-        within[rows[full], kind[full]] = False
-        self.was_cut[self._rows[(free & ~within).any(1)]] = True
+        within: Bools = free & (self._to_end[follows] <= np.maximum(self._left[rows] - 1, 0)[:, None])
+        content = self._content[state]
+        inside = np.flatnonzero(content >= 0)
+        kind = content[inside]
+        full = self._span[rows[inside]] >= self._limits[rows[inside], (kind == Kind.UNIT).astype(np.int64)]
+        within[inside[full], kind[full]] = False
+        self.was_cut[rows[(free & ~within).any(1)]] = True
         return within
 
-    def advance(self, tokens: Ints) -> None:
-        """Go on by one token each [B]."""
+    def advance(self, rows: Ints, tokens: Ints) -> None:
+        """Go on by one token each in some outputs [B]."""
         kind = self._kinds[tokens]
-        self._state = self._follows[self._state, kind]
-        assert (self._state >= 0).all(), "a token was chosen that may not come"
-        self._span = np.where(kind <= Kind.UNIT, self._span + 1, 0)
-        self._left -= 1
-
-    def keep(self, rows: Ints) -> None:
-        """Go on with some of the outputs only."""
-        self._state, self._left, self._limits = self._state[rows], self._left[rows], self._limits[rows]
-        self._span, self._rows = self._span[rows], self._rows[rows]
+        state = self._follows[self._state[rows], kind]
+        assert (state >= 0).all(), "a token was chosen that may not come"
+        self._state[rows] = state
+        self._span[rows] = np.where(kind <= Kind.UNIT, self._span[rows] + 1, 0)
+        self._left[rows] -= 1
 
 
 def combination(allowed: Bools) -> Ints:

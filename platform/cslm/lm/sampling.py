@@ -7,6 +7,7 @@ on what else is asked in the same batch.
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cslm.config import Section, setting
@@ -40,27 +41,31 @@ class Sampling(Section):
 
 
 class Chooser:
-    """Draws one token for each row from logits [B, V]."""
+    """Draws one token for each of some outputs from logits [B, V]."""
 
     def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> None:
         self._sampling = sampling
-        self._random_BT = np.empty((len(prompts), 0))
-        if not sampling.is_greedy:
-            streams = [np.random.default_rng([sampling.seed, len(ids), *ids]) for ids in prompts]
-            self._random_BT = np.stack([stream.random(sampling.max_new_tokens) for stream in streams])
-        self._step = 0
+        self._prompts = prompts
+        # Of each output that has begun: its random numbers, and how many of them are used.
+        self._random: dict[int, npt.NDArray[np.float64]] = {}
+        self._used = np.zeros(len(prompts), dtype=np.int64)
 
-    def __call__(self, logits_BV: torch.Tensor) -> torch.Tensor:
-        """Token ids [B]; what may not come has a logit of -inf."""
+    def __call__(self, rows: npt.NDArray[np.int64], logits_BV: torch.Tensor) -> torch.Tensor:
+        """Token ids [B] for the outputs `rows` [B]; what may not come has a logit of -inf."""
         if self._sampling.is_greedy:
             return logits_BV.argmax(-1)
-        random_B = torch.from_numpy(self._random_BT[:, self._step]).to(logits_BV.device, torch.float32)
-        self._step += 1
+        drawn = [self._numbers(row)[used] for row, used in zip(rows.tolist(), self._used[rows].tolist(), strict=True)]
+        # Outputs that have ended may be asked on.
+        self._used[rows] = np.minimum(self._used[rows] + 1, self._sampling.max_new_tokens - 1)
+        random_B = torch.tensor(drawn, dtype=torch.float32, device=logits_BV.device)
         return nucleus(logits_BV.float() / self._sampling.temperature, self._sampling.top_p, random_B)
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with some of the rows only."""
-        self._random_BT = self._random_BT[rows]
+    def _numbers(self, row: int) -> npt.NDArray[np.float64]:
+        if row not in self._random:
+            ids = self._prompts[row]
+            stream = np.random.default_rng([self._sampling.seed, len(ids), *ids])
+            self._random[row] = stream.random(self._sampling.max_new_tokens)
+        return self._random[row]
 
 
 def nucleus(logits_BV: torch.Tensor, top_p: float, random_B: torch.Tensor) -> torch.Tensor:

@@ -51,9 +51,9 @@ def write(
 ) -> None:
     """Write model, tokenizer, vocabulary and model card as one folder, whole or absent. All ranks must call.
 
-    `chain` is how the model was taught to answer. `weights` says what is written, by default the plain model, adapters merged; `value_of` gives the values of a
-    parameter in place of those that the model computes with, on the first rank, and is called on all. A weight larger
-    than `shard_bytes` has a file of its own.
+    `chain` is how the model was taught to answer. `weights` says what is written, by default the plain model,
+    adapters merged; `value_of` gives the values of a parameter in place of those that the model computes with, on
+    the first rank, and is called on all. A weight larger than `shard_bytes` has a file of its own.
     """
     lm = source.lm
     weights = list(lora.weights(lm)) if weights is None else weights

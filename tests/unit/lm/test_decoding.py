@@ -15,7 +15,6 @@ SHAPE = {
     "vocab_size": SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "initializer_range": 0.6,
 }  # fmt: skip
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15], [3, 4, 3, 4, 3]]
 
 
 @pytest.fixture(scope="module", params=["llama", "sliding"])
@@ -25,14 +24,16 @@ def model(request):
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
 
-def decoded(model, prompts, num_tokens, room=64):
+def decoded(model, prompts, num_tokens, batch_size=64):
+    prompts = sorted(prompts, key=len, reverse=True)
     guide = Guide([grammar.text_only()] * len(prompts), [Bounds(num_tokens, 99, 99)] * len(prompts), KINDS)
     outputs = [[] for _ in prompts]
     bans = decoding.Bans(KINDS, torch.device("cpu"))
-    for step in decoding.decode(model, prompts, guide, bans, Chooser(Sampling(temperature=0), prompts), room):
+    chooser = Chooser(Sampling(temperature=0), prompts)
+    for step in decoding.decode(model, prompts, guide, bans, chooser, batch_size=batch_size):
         for row, token in zip(step.rows, step.tokens, strict=True):
             outputs[row].append(token)
-    return outputs
+    return {tuple(prompt): output for prompt, output in zip(prompts, outputs, strict=True)}
 
 
 def read_anew(model, prompt, num_tokens):
@@ -47,13 +48,19 @@ def read_anew(model, prompt, num_tokens):
     return ids[len(prompt) :]
 
 
-def test_a_batch_gives_what_each_prompt_gives_read_anew(model):
-    outputs = decoded(model, PROMPTS, 24)
-    assert outputs == [read_anew(model, prompt, 24) for prompt in PROMPTS]
-    assert len({len(output) for output in outputs}) > 1, "no output left the batch before the others"
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_batch_gives_what_each_prompt_gives_read_anew(model, batch_size):
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 9, (20,), generator=random).tolist()
+    prompts = [torch.randint(1, SIZE, (length,), generator=random).tolist() for length in lengths]
+    outputs = decoded(model, prompts, 24, batch_size)
+    assert outputs == {tuple(prompt): read_anew(model, prompt, 24) for prompt in prompts}
+    assert len({len(output) for output in outputs.values()}) > 3, "outputs must end one after the other"
 
 
-def test_room_that_was_underestimated_is_enlarged(model):
-    layout = decoding._Layout(model, PROMPTS, 1)
-    assert layout.arguments()["past_key_values"] is not None
-    assert decoded(model, [[5, 6, 7]], 24, room=24) == decoded(model, [[5, 6, 7]], 24, room=200)
+def test_what_was_before_all_is_forgotten_and_room_is_taken_when_it_runs_out(model):
+    """Outputs that take the places of others for longer than there was room for at first."""
+    prompts = [[number, 5, number] for number in range(1, 13)]
+    outputs = decoded(model, prompts, 60, batch_size=2)
+    assert outputs == {tuple(prompt): read_anew(model, prompt, 60) for prompt in prompts}
+    assert sum(map(len, outputs.values())) > 4 * 60

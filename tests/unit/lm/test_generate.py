@@ -1,16 +1,13 @@
 import numpy as np
 import pytest
-import torch
 
 from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import chain, text_tokenizer, vocabulary
-from cslm.lm import model as lm_model
 from cslm.lm.chain import ChainSection
 from cslm.lm.chunks import Spoken
 from cslm.lm.examples import ExampleBuilder
 from cslm.lm.generate import EndEvent, Generator, Prompt, QuestionEvent, Sampling, SpeechEvent, TextEvent, Turn
-from cslm.lm.model import ModelSection
-from tests.unit.lm.conftest import TEXTS
+from tests.data import answering
 
 GREEDY = Sampling(temperature=0, max_new_tokens=60, max_text_tokens=9, max_speech_units=15)
 DRAWN = GREEDY.model_copy(update={"temperature": 1.0})
@@ -29,25 +26,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model that says anything: of random weights."""
-    path = tmp_path_factory.mktemp("random") / "model"
-    made = path.parent / "start"
-    layout = lm_model.prepare(
-        str(made),
-        ModelSection(shape="micro", text_vocab_size=320, max_length=256),
-        texts=lambda: TEXTS,
-        num_units=20,
-        unit_tokenizer="abc",
-        frame_rate_hz=25.0,
-        codebook=lambda: None,
-        seed=3,
-    )
-    model = lm_model.load(str(made), torch.float32)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
-    lm_model.save(str(path), model, text_tokenizer.load(str(made)), layout)
-    return str(path)
+    return answering.model_folder(tmp_path_factory.mktemp("random") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +40,10 @@ def test_what_a_prompt_gets_does_not_depend_on_its_batch(generator, sampling):
     alone = [generator.generate([prompt], sampling)[0] for prompt in PROMPTS]
     small = generator.generate(PROMPTS[::-1], sampling, batch_size=2)[::-1]
     assert [one.ids for one in together] == [one.ids for one in alone] == [one.ids for one in small]
+
+
+def test_nothing_asked_is_nothing_answered(generator):
+    assert generator.generate([], GREEDY) == []
 
 
 def test_each_task_gives_what_it_is_for(generator):
@@ -204,6 +187,25 @@ def test_a_spoken_prompt_as_text_with_names_of_units_is_read_back_to_the_same_id
         text = generator.markup(prompt)
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == generator.prompt_ids(prompt)
     assert "<sosp><unit_1><unit_2><unit_3><eosp>" in generator.markup(PROMPTS[0])
+
+
+def test_the_folder_alone_is_all_that_a_server_needs(folder, generator):
+    """Architecture, tokenizer, chat template, weights and the ids to stop at, by the plain classes of transformers."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    assert config.architectures == [type(model).__name__] == ["LlamaForCausalLM"]
+    assert config.vocab_size == generator.layout.num_rows >= len(tokenizer)
+    stops = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    chat = [{"role": "user", "content": "What is it?"}]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert ids == generator.prompt_ids(Prompt("text", "en", text="What is it?"))
+    ended = tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": "It is red."}], tokenize=False)
+    assert tokenizer(ended, add_special_tokens=False)["input_ids"][-1] in stops
 
 
 def test_units_may_be_an_array(generator):

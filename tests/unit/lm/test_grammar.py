@@ -35,12 +35,13 @@ def written(rows, seed, *, liked=(), sampling=None):
     random = torch.Generator().manual_seed(seed)
     choose = Chooser(sampling or Sampling(temperature=0), [[row] for row in range(len(rows))])
     outputs = [[] for _ in rows]
-    while not guide.ended.all():
+    every = np.arange(len(rows))
+    while not guide.ended(every).all():
         logits = torch.randn(len(rows), len(KINDS), generator=random)
         logits[:, list(liked)] += 20
-        going = ~guide.ended
-        tokens = choose(logits.masked_fill(bans.of(guide.allowed()), -torch.inf)).numpy()
-        guide.advance(tokens)
+        going = ~guide.ended(every)
+        tokens = choose(every, logits.masked_fill(bans.of(guide.allowed(every)), -torch.inf)).numpy()
+        guide.advance(every, tokens)
         for row in np.flatnonzero(going):
             outputs[row].append(int(tokens[row]))
     return outputs, guide.was_cut

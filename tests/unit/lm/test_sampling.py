@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cslm.lm.sampling import Chooser, Sampling, nucleus
+
+ONE = np.arange(1)
 
 
 def test_tokens_come_as_often_as_they_are_likely_among_those_that_hold_top_p():
@@ -35,14 +38,16 @@ def test_a_row_draws_the_same_alone_and_beside_others():
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     sampling = Sampling(temperature=2.0, top_p=1.0)
     together, alone = Chooser(sampling, [[1, 2], [3], [4]]), Chooser(sampling, [[3]])
-    assert [int(together(logits)[1]) for _ in range(20)] == [int(alone(logits[1:2])) for _ in range(20)]
+    assert [int(together(np.arange(3), logits)[1]) for _ in range(20)] == [
+        int(alone(ONE, logits[1:2])) for _ in range(20)
+    ]
 
 
 def test_another_seed_draws_otherwise():
     logits = torch.zeros(1, 1000)
-    draws = [int(Chooser(Sampling(seed=seed, top_p=1.0), [[1]])(logits)) for seed in range(5)]
+    draws = [int(Chooser(Sampling(seed=seed, top_p=1.0), [[1]])(ONE, logits)) for seed in range(5)]
     assert len(set(draws)) == 5
 
 
 def test_without_temperature_the_likeliest_is_taken():
-    assert Chooser(Sampling(temperature=0), [[1]])(torch.tensor([[0.1, 0.3, 0.2]])).tolist() == [1]
+    assert Chooser(Sampling(temperature=0), [[1]])(ONE, torch.tensor([[0.1, 0.3, 0.2]])).tolist() == [1]
