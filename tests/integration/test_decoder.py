@@ -1,6 +1,7 @@
 """The decoder job as users run it: real Ray Train with two ranks over gloo, then the decoder that it leaves speaks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from cslm.apps import decoder as job
 from cslm.data import clips
 from cslm.speech import decoder
 from cslm.speech import tokenizer as speech
+from cslm.speech.tokenizers import saved as tokenizers
 from cslm.tracking import Run
 from cslm.train.decoder import worker
 from tests.data import aligning
@@ -110,6 +112,17 @@ def test_the_stand_in_needs_no_training(tokenized, ray_cluster, home):
 def test_what_it_cannot_do_is_told_before_any_work(tokenized, home, capsys, changes, told):
     assert job.main(arguments(tokenized, home / "bad", **changes)) == 2
     assert told in capsys.readouterr().err
+
+
+def test_units_of_another_tokenizer_than_the_one_beside_them_are_refused(tokenized, ray_cluster, home, capsys):
+    shutil.copytree(tokenized / "units", home / "units" / "units")
+    aligning.learned_folder(home / "units" / "tokenizer")
+    record = home / "units" / "tokenizer" / tokenizers.SETTINGS_FILE
+    record.write_text(
+        record.read_text().replace(speech.describe(str(record.parent))["fingerprint"], "0123456789abcdef")
+    )
+    assert job.main(arguments(home / "units", home / "out")) == 1
+    assert "0123456789abcdef" in capsys.readouterr().err
 
 
 @pytest.mark.slow

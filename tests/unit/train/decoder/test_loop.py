@@ -71,7 +71,7 @@ def trained(*, stop_after=None, resume=None, with_flow=True, **changes):
 def test_every_part_learns(process_group, optimizer):
     untrained = speaking.networks(speaking.shape())
     before = held_out(untrained, [feed_for(untrained).batch(0)], CPU, True)
-    _, progress, reports, _ = trained(max_steps=80, optimizer=optimizer, learning_rate=5e-3)
+    _, progress, reports, _ = trained(max_steps=60, optimizer=optimizer, learning_rate=5e-3)
     for part in ("durations", "mean", "flow", "vocoder"):
         assert progress.held_out[part] < before[part], part
         assert progress.held_out[part] == reports[-1][1][f"eval/loss/{part}"]
