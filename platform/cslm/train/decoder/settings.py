@@ -33,7 +33,7 @@ class DecoderSection(Section):
     size: Literal["small", "base"] = setting("small", "of the networks: small for CPUs, base for GPUs")
     vocoder: Literal["istft", "hifigan"] = setting(
         "istft",
-        "istft: inverse Fourier transform of a predicted spectrum, three times as quick on a CPU; hifigan: convolutions",
+        "istft: inverse Fourier transform of a predicted spectrum, three times as quick; hifigan: convolutions",
     )
     flow_steps: int = setting(
         0, "steps of the flow from noise to mel; 0: the mean mel alone, and the flow is not trained", ge=0, le=64
