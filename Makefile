@@ -21,7 +21,7 @@ export PYTHONPATH := platform
 # Ray would otherwise write a token into the home folder, and the next cluster would ask for it.
 export RAY_AUTH_MODE := disabled
 
-.PHONY: help setup test test-slow test-gpu lint format bench demo ui clean
+.PHONY: help setup test test-slow test-gpu lint format bench demo demo-full ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -62,9 +62,12 @@ bench: $(SETUP) ## every benchmark, baseline and ours in one run (BENCH_FLAGS=--
 	@for file in $$(find tests/benchmarks -name '*.py' ! -name '_*' | sort); do \
 		echo "== $$file"; $(BIN)/python $$file $(BENCH_FLAGS); done
 
-demo: $(SETUP) ## corpus, fit_tokenizer, tokenize, align, pretrain, sft, evaluate on a Ray cluster of this machine: about ten minutes on 2 cores
+demo: $(SETUP) ## corpus, fit_tokenizer, tokenize, align, pretrain, sft, decoder, evaluate on a Ray cluster of this machine: about ten minutes on 2 cores
 # (CONFIGS=smoke: the whole way in two minutes, learning nothing)
 	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO) --configs $(CONFIGS) --stop_with_parent true
+
+demo-full: $(SETUP) ## the same, longer, with more to ask: about an hour on 2 cores
+	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO)-full --configs demo-full --stop_with_parent true
 
 ui: $(SETUP) ## MLflow's pages on the demo's runs, on this machine only (DEMO=folder, PORT=number)
 	@test -f $(DEMO)/mlflow.db || { echo "ui: no runs in $(DEMO); make demo first"; exit 1; }

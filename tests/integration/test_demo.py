@@ -52,14 +52,14 @@ def test_a_demo_that_is_killed_again_and_again_is_finished_by_the_same_command(t
     code, said = stop_at(output, "step 10/20", signal.SIGTERM)
     assert code == 130
     assert "the same command goes on from here" in said
-    assert "1/6 corpus" not in said  # finished before the first kill
+    assert "1/8 corpus" not in said  # finished before the first kill
 
     process = start(output)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "3/6 tokenize" not in said
+    assert "3/8 tokenize" not in said
     summary = storage.read_json(str(output / "summary.json"))
-    assert summary["last_run_steps"] == ["pretrain", "sft", "evaluate"]
+    assert summary["last_run_steps"] == ["pretrain", "sft", "decoder", "evaluate"]
     assert summary["utterances"]["accepted"] == 300
     assert summary["training"]["pretrain"]["steps"] == 20
     assert {name.rpartition("/")[2] for name in summary["metrics"]} >= {"cer", "accuracy"}

@@ -12,7 +12,7 @@ from cslm import storage
 from cslm.apps import demo, demo_report
 from cslm.errors import CslmError
 
-STEPS = ["corpus", "fit_tokenizer", "tokenize", "align", "pretrain", "sft", "evaluate"]
+STEPS = ["corpus", "fit_tokenizer", "tokenize", "align", "pretrain", "sft", "decoder", "evaluate"]
 SUMMARIES: dict[str, dict[str, Any]] = {
     "corpus": {},
     "fit_tokenizer": {
@@ -35,6 +35,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         "loss_last": {"total": 1.5, "asr/en": 0.125},
     },
     "sft": {"steps": 40, "tokens": 9, "loss_first": {"answer/en-zh": 3.0}, "loss_last": {"answer/en-zh": 2.0}},
+    "decoder": {"metrics": {"resynthesis/mean/cer": 0.3, "resynthesis/mean/ratio": 1.25}},
     "evaluate": {
         "metrics": {"answer/en-zh/accuracy": 0.25, "asr/en/cer": 0.034},
         "counts": {"answer/en-zh": 40, "asr/en": 200},
@@ -123,6 +124,7 @@ def test_every_step_is_submitted_in_order_and_the_figures_are_told(run: Run, tmp
         "300 steps, 2,457,600 tokens, 7,900 tokens/s",
         "6.250 -> 0.125",
         "3.4%",
+        "heard with 30.0% character error, 1.25 x the original's",
         "25.0%",
         "make ui",
     ):
@@ -160,7 +162,7 @@ def test_the_second_run_starts_nothing_and_tells_the_same(
     monkeypatch.setattr(demo, "LocalCluster", None)
     code, submitted, again = run()
     assert (code, submitted) == (0, [])
-    assert "all 7 steps finished before, nothing to do" in again
+    assert "all 8 steps finished before, nothing to do" in again
     assert first.partition("what was done")[2].split("this run took")[0] in again
     assert (tmp_path / "out" / "summary.json").read_bytes() == before
 
@@ -174,13 +176,13 @@ def test_a_failed_step_ends_the_demo_with_its_exit_code_and_the_next_run_goes_on
     assert "pretrain ended with exit code 2" in said
     assert not (tmp_path / "out" / "summary.json").exists()
     monkeypatch.setattr(cluster, "behave", lambda name: 0)
-    assert run()[:2] == (0, ["pretrain", "sft", "evaluate"])
+    assert run()[:2] == (0, ["pretrain", "sft", "decoder", "evaluate"])
 
 
 def test_other_settings_of_a_step_submit_it_and_all_behind_it(run: Run) -> None:
     run()
     storage.write_text(f"{demo.ROOT}/jobs/configs/sft/demo.yaml", "output: {path: sft}\nseed: 2\n")
-    assert run()[:2] == (0, ["sft", "evaluate"])
+    assert run()[:2] == (0, ["sft", "decoder", "evaluate"])
     assert run()[:2] == (0, [])
 
 
@@ -208,7 +210,7 @@ def test_code_that_changes_while_a_step_runs_submits_it_again(
 def test_lost_or_changed_results_are_noticed(run: Run, tmp_path: Path) -> None:
     run()
     storage.remove(str(tmp_path / "out" / "sft"))
-    assert run()[:2] == (0, ["sft", "evaluate"])
+    assert run()[:2] == (0, ["sft", "decoder", "evaluate"])
     summary = str(tmp_path / "out" / "tokenize" / "summary.json")
     storage.write_json(summary, storage.read_json(summary) | {"key": "of another command"})
     assert run()[:2] == (0, STEPS[2:])

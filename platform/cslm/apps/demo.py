@@ -1,5 +1,5 @@
 """The whole way on one machine, each step submitted to a local Ray cluster: corpus, fit_tokenizer, tokenize, align,
-pretrain, sft, evaluate.
+pretrain, sft, decoder, evaluate.
 
 Nothing here knows a job's insides. A step is a command line given to `ray job submit`, as a user would give it to a
 cluster, and what it did is read from the `summary.json` beside its output. A step that is finished with the same code
@@ -75,7 +75,7 @@ def steps_of(config: Config) -> list[Step]:
     corpus = Step(
         "corpus", ("python", "-m", "cslm.apps.demo_corpus"), f"jobs/configs/demo_corpus/{config.configs}.yaml"
     )
-    jobs = ("fit_tokenizer", "tokenize", "align", "pretrain", "sft", "evaluate")
+    jobs = ("fit_tokenizer", "tokenize", "align", "pretrain", "sft", "decoder", "evaluate")
     return [corpus, *(Step(job, (f"jobs/{job}.py",), f"jobs/configs/{job}/{config.configs}.yaml") for job in jobs)]
 
 

@@ -39,6 +39,7 @@ def collect(summaries: Mapping[str, Mapping[str, Any]], walls_s: Mapping[str, fl
             for name in _TRAININGS
             if name in summaries
         },
+        "decoder": {key: summaries.get("decoder", {}).get(key) for key in ("decoder", "metrics")},
         "metrics": evaluated.get("metrics", {}),
         "counts": evaluated.get("counts", {}),
         "wall_s": {"total": round(sum(walls_s.values()), 1), **walls_s},
@@ -82,6 +83,10 @@ def _result(step: str, document: Mapping[str, Any]) -> str:
         done = document["training"][step]
         rate = (done.get("throughput") or {}).get("tokens_per_s")
         return f"{_number(done.get('steps'))} steps, {_number(done.get('tokens'))} tokens, {_number(rate)} tokens/s"
+    if step == "decoder":
+        measures = document["decoder"]["metrics"] or {}
+        error, ratio = (measures.get(f"resynthesis/mean/{kind}") for kind in ("cer", "ratio"))
+        return f"heard with {_number(error, '.1%')} character error, {_number(ratio, '.2f')} x the original's"
     if step == "evaluate":
         return f"{_number(sum(document['counts'].values()))} held-out items, greedy decoding"
     return ""
