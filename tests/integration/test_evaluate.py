@@ -33,6 +33,7 @@ RANDOM = {
     "sampling.max_new_tokens": "32",
     "sampling.spoken": "always",
     "evaluate.max_questions": "6",
+    "evaluate.num_workers": "1",
     "perplexity.max_examples": "4",
     "latency.max_questions": "1",
     "latency.answer_words": "20",
