@@ -34,7 +34,7 @@ class Mix:
     examples: int
 
 
-MIXES = {"mixed": Mix(1024, rows=8, micro_rows=2, examples=32), "demo": Mix(512, rows=8, micro_rows=4, examples=32)}
+MIXES = {"mixed": Mix(1024, rows=8, micro_rows=4, examples=32), "demo": Mix(512, rows=8, micro_rows=4, examples=32)}
 QUICK_MIXES = {
     "mixed": Mix(1024, rows=4, micro_rows=2, examples=16),
     "demo": Mix(512, rows=8, micro_rows=4, examples=32),
