@@ -122,6 +122,7 @@ def test_only_the_answers_of_dialogues_of_one_split(tokenized, home, ray_cluster
     assert "2 of the answers in data.dialogues are not among these units" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_hugging_face_model_aligns_and_another_aligner_is_refused(tokenized, home, ray_cluster, monkeypatch, capsys):
     networks.ctc_folder(home / "ctc")
     settings = {"align__aligner": home / "ctc", "data__languages": '["en"]'}

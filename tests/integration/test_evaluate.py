@@ -158,6 +158,7 @@ def test_the_report_needs_nothing_beside_it_and_plays_the_answers(chance):
     assert all((chance / sample).exists() for sample in samples)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_asked_again(chance, capsys):
     kept = sorted((chance / "kept").rglob("*.parquet"))
     before = {file: file.stat().st_mtime_ns for file in kept}
