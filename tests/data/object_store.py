@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import pytest
@@ -68,10 +68,13 @@ class Server:
         self._thread.join()
 
 
+ServerT = TypeVar("ServerT", bound=Server)
+
+
 @contextmanager
-def running() -> Iterator[Server]:
+def running(kind: type[ServerT] = Server) -> Iterator[ServerT]:  # type: ignore[assignment]
     """A server that `s3://` leads to as long as the block lasts."""
-    server = Server()
+    server = kind()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
