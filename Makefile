@@ -21,10 +21,10 @@ export PYTHONPATH := platform
 # Ray would otherwise write a token into the home folder, and the next cluster would ask for it.
 export RAY_AUTH_MODE := disabled
 
-.PHONY: help setup test test-slow test-gpu lint format bench demo demo-full ui clean
+.PHONY: help setup test test-slow test-gpu lint format cluster-check bench demo demo-full ui clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(SETUP) ## make .venv from requirements.lock (no time when that is done)
 
@@ -57,6 +57,11 @@ lint: $(SETUP) ## ruff, mypy and the layers' contracts
 format: $(SETUP) ## put the code into its form
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
+
+cluster-check: $(SETUP) ## what starts clusters: launcher configs by Ray and a stand-in for AWS, manifests, Dockerfile (half a minute)
+	$(BIN)/hadolint cluster/Dockerfile
+	bash -n cluster/kubernetes/secrets.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/cluster
 
 bench: $(SETUP) ## every benchmark, baseline and ours in one run (BENCH_FLAGS=--quick: under a minute each)
 	@for file in $$(find tests/benchmarks -name '*.py' ! -name '_*' | sort); do \

@@ -7,6 +7,7 @@ changed line is in the next run without building anything.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,14 @@ from ray.exceptions import RayTaskError
 
 from cslm import storage
 from cslm.config import Section, setting
-from cslm.errors import CslmError
+from cslm.errors import ConfigError, CslmError
 from cslm.storage import HOME_VARIABLE
 
 # Workers free and ask for the same megabytes over and over. By default glibc gives them back to the system each time,
 # and the page faults of having them again took a third of the time of a light tokenizer.
 _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+# What the autoscaler of the cluster may start; see `num_gpus`.
+GPUS_VARIABLE = "CSLM_AUTOSCALED_GPUS"
 # Not the credentials: nodes have their own, or get them from whoever submits the job.
 _PASSED_ON = (
     *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST"),
@@ -68,9 +71,28 @@ def connect(section: ClusterSection) -> None:
 
 
 def has_gpus() -> bool:
-    """Whether any node of the cluster has a GPU now."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0) > 0
+    """Whether any node of the cluster has a GPU, or its autoscaler may start one that has."""
+    return num_gpus() > 0
+
+
+def num_gpus(accelerator: str | None = None) -> float:
+    """GPUs of a type, or of any, that the cluster has or may come to have.
+
+    Ray does not tell what an autoscaler may start: whoever defines a cluster says it in CSLM_AUTOSCALED_GPUS, as in
+    `L4:16,H100:32`, and a job finds it on the head. Raises ConfigError where that reads otherwise.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    here = sum(node.get("GPU", 0) for node in nodes if of_type(accelerator).keys() <= node.keys())
+    told = os.environ.get(GPUS_VARIABLE, "")
+    if not re.fullmatch(r"(\w[\w-]*:\d+(,\w[\w-]*:\d+)*)?", told):
+        raise ConfigError(f"{GPUS_VARIABLE}: must be types and numbers of GPUs as in L4:16,H100:32, found {told!r}")
+    may_start = dict(part.split(":") for part in told.split(",") if part)
+    return max(here, sum(int(count) for kind, count in may_start.items() if accelerator in (None, kind)))
+
+
+def of_type(accelerator: str | None) -> dict[str, float]:
+    """What to ask of Ray beside GPUs, so that they are of a type; nothing for any."""
+    return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
 
 
 def _quiet_ray_data() -> None:

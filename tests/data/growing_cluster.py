@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 from ray.util import get_node_ip_address
@@ -27,11 +28,18 @@ _NO_COMMANDS = (
 )
 
 
-@contextmanager
-def growing(head: dict[str, float], worker: dict[str, float], most: int) -> Iterator[str]:
-    """The address of a cluster of a head alone, to which its autoscaler (v2) may add up to `most` workers.
+class Worker(NamedTuple):
+    """What a node of a type has (CPU, GPU, ...), and how many of them there may be."""
 
-    `head` and `worker` are the resources (CPU, GPU) of each.
+    resources: dict[str, float]
+    most: int
+
+
+@contextmanager
+def growing(head: dict[str, float], workers: dict[str, Worker], idle_s: float = 60) -> Iterator[str]:
+    """The address of a cluster of a head alone, to which its autoscaler (v2) may add workers of several types.
+
+    A worker that nothing ran on for `idle_s` is taken away.
     """
     # Started nodes take this address by themselves; a head that listens elsewhere would be another machine to them.
     address = get_node_ip_address()
@@ -42,9 +50,9 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int) -> Iter
     folder = tempfile.mkdtemp(prefix="cslm-", dir="/tmp")
     settings = {
         "cluster_name": "growing",
-        "max_workers": most,
+        "max_workers": sum(worker.most for worker in workers.values()),
         "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 1,
+        "idle_timeout_minutes": idle_s / 60,
         "provider": {
             "type": "external",
             "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
@@ -59,11 +67,14 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int) -> Iter
         "head_node_type": _HEAD_TYPE,
         "available_node_types": {
             _HEAD_TYPE: {"resources": head, "node_config": {}, "max_workers": 0},
-            "worker": {
-                "resources": worker | {"object_store_memory": 100 << 20},
-                "node_config": {},
-                "min_workers": 0,
-                "max_workers": most,
+            **{
+                name: {
+                    "resources": worker.resources | {"object_store_memory": 100 << 20},
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": worker.most,
+                }
+                for name, worker in workers.items()
             },
         },
         **{name: [] for name in _NO_COMMANDS},

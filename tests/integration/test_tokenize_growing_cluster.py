@@ -10,6 +10,7 @@ import pytest
 
 from cslm import contracts, storage
 from tests.data import growing_cluster, sounds
+from tests.data.growing_cluster import Worker
 
 ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 60
@@ -70,14 +71,14 @@ def tokenized(corpus, cluster, **changes):
 
 
 def test_the_pool_grows_from_no_gpu_to_all_that_the_autoscaler_may_start(corpus):
-    with growing_cluster.growing({"CPU": 4}, {"CPU": 1, "GPU": 1}, most=2) as cluster:
+    with growing_cluster.growing({"CPU": 4}, {"gpu": Worker({"CPU": 1, "GPU": 1}, 2)}) as cluster:
         units, num_nodes = tokenized(corpus, cluster, tokenizer__device="cuda")
     assert units.column("id").to_pylist() == [f"c{number:02d}" for number in range(NUM_CLIPS)]
     assert num_nodes == 2
 
 
 def test_a_head_without_cpus_waits_for_nodes_and_the_job_begins_on_the_first(corpus):
-    with growing_cluster.growing({"CPU": 0}, {"CPU": 1}, most=2) as cluster:
+    with growing_cluster.growing({"CPU": 0}, {"cpu": Worker({"CPU": 1}, 2)}) as cluster:
         units, num_nodes = tokenized(corpus, cluster)
     assert units.column("id").to_pylist() == [f"c{number:02d}" for number in range(NUM_CLIPS)]
     assert num_nodes == 2

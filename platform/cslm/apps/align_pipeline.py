@@ -74,7 +74,7 @@ def run(pending: Sequence[Entry], work: Work, section: AlignSection, decode: Dec
 def latency(shards: Sequence[Entry], work: Work, section: AlignSection) -> tuple[float, int]:
     """The aligner's latency by some utterances of each language, and from how many words it is told."""
     on_gpu = shard_pipeline.device_of(section) == "cuda"
-    measure = _measure.options(num_cpus=section.num_cpus, num_gpus=section.num_gpus if on_gpu else 0)
+    measure = _measure.options(**shard_pipeline.resources_of(section, on_gpu))
     by_language: dict[str, list[Entry]] = {}
     for shard in shards:
         by_language.setdefault(shard["language"], []).append(shard)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from cslm import cluster, storage
+from cslm import cluster, gang, storage
 from cslm.apps import decoder_clips, decoder_measure, decoder_report
 from cslm.apps.decoder_clips import DataSection
 from cslm.apps.decoder_measure import MeasureSection
@@ -183,7 +183,7 @@ def _learned(
     place = storage.join(job.output, worker.RESULT)
     result = dict(storage.read_json(place)) if storage.exists(place) else {}
     if result.get("identity") != identity:
-        use_gpu = config.fit.device == "cuda" or (config.fit.device == "auto" and cluster.has_gpus())
+        use_gpu = gang.on_gpus(config.fit.device, config.fit)
         result = worker.run({**settings, "identity": identity, "tracking": job.run.handle}, use_gpu=use_gpu)
     job.say(f"trained {result['step']:,} steps on {result['audio_s'] / 3600:.1f} h in {result['train_s']:.0f} s")
     return result, load_tensors(storage.read_bytes(storage.join(job.output, worker.WEIGHTS)))

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from safetensors.torch import load as load_tensors
 
-from cslm import cluster, contracts, storage
+from cslm import cluster, contracts, gang, storage
 from cslm.apps import drawn_shards, fit_report
 from cslm.apps.job import Job, JobConfig, run_job
 from cslm.config import Section, fingerprint, group, setting
@@ -91,7 +91,7 @@ def fit(config: Config, job: Job) -> None:
         f"learning from {sum(shard['utterances'] for shard in train):,} utterances, {audio_s / 3600:.2f} h, of "
         f"{', '.join(languages)}; {len(alphabet.characters)} characters"
     )
-    use_gpu = config.fit.device == "cuda" or (config.fit.device == "auto" and cluster.has_gpus())
+    use_gpu = gang.on_gpus(config.fit.device, config.fit)
     shape = SHAPES[config.network.shape]
     result = _train(config, job, shape, alphabet, languages, train, dev, use_gpu)
     job.say(f"trained {result['step']:,} steps on {result['audio_s'] / 3600:.1f} h in {result['train_s']:.0f} s")

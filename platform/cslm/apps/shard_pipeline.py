@@ -36,17 +36,20 @@ Write = Callable[[Entry, int, Mapping[str, pa.Table]], None]
 class ActorsSection(Section):
     """What the actors that hold a network get."""
 
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs at the start")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where the cluster has GPUs or may start some")
     num_cpus: float = setting(1.0, "logical CPUs of an actor", gt=0)
     num_gpus: float = setting(1.0, "GPUs of an actor on cuda; a fraction shares one", gt=0)
+    accelerator: str | None = setting(
+        None, "type of GPU that actors need, as Ray names it (L4, A100, H100); any, where not given"
+    )
     min_actors: int = setting(1, "actors at least, however little there is to do", ge=1)
     initial_actors: int | None = setting(
         None, "actors asked for at the start; min_actors when not given. More are added as pieces wait", ge=1
     )
     max_actors: int | None = setting(
         None,
-        "actors at most; when not given as many as the GPUs, or half of the CPUs, of the nodes that are there suffice "
-        "for. Give it where an autoscaler starts nodes: Ray does not tell how many it may start",
+        "actors at most; when not given as many as the GPUs that are there or that CSLM_AUTOSCALED_GPUS says may be "
+        "started, or half of the CPUs that are there, suffice for",
         ge=1,
     )
 
@@ -92,7 +95,7 @@ def run(
         decode_step,
         batch_size=decode_batch,
         batch_format="pyarrow",
-        **(resources if apart else {"num_cpus": actors.num_cpus, "num_gpus": actors.num_gpus if on_gpu else 0}),
+        **(resources if apart else resources_of(actors, on_gpu)),
         fn_args=(steps.decode,),
     )
     dataset = dataset.map_batches(
@@ -101,8 +104,7 @@ def run(
         batch_format="pyarrow",
         fn_constructor_args=(steps, "cuda" if on_gpu else "cpu"),
         compute=_pool(actors, num_actors),
-        num_cpus=actors.num_cpus,
-        num_gpus=actors.num_gpus if on_gpu else 0,
+        **resources_of(actors, on_gpu),
     )
     if apart:
         dataset = dataset.map_batches(
@@ -116,8 +118,17 @@ def run(
 def device_of(section: ActorsSection) -> str:
     """The device that actors use on the cluster as it is now."""
     if section.device == "auto":
-        return "cuda" if cluster.has_gpus() else "cpu"
+        return "cuda" if section.accelerator is not None or cluster.has_gpus() else "cpu"
     return section.device
+
+
+def resources_of(section: ActorsSection, on_gpu: bool) -> dict[str, Any]:
+    """What an actor, or a task that does the same, asks of Ray."""
+    if not on_gpu:
+        return {"num_cpus": section.num_cpus, "num_gpus": 0}
+    of_type = cluster.of_type(section.accelerator)
+    more = {"resources": of_type} if of_type else {}
+    return {"num_cpus": section.num_cpus, "num_gpus": section.num_gpus, **more}
 
 
 def one_thread_a_cpu() -> None:
@@ -141,9 +152,9 @@ def _pool(section: ActorsSection, num_actors: int) -> ray.data.ActorPoolStrategy
 def _most_actors(section: ActorsSection, on_gpu: bool) -> int:
     if section.max_actors is not None:
         return section.max_actors
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if on_gpu:
-        return max(1, int(resources.get("GPU", 0) / section.num_gpus))
+        return max(1, int(cluster.num_gpus(section.accelerator) / section.num_gpus))
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 0) / section.num_cpus / 2))
 
 

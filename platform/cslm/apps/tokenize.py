@@ -235,7 +235,7 @@ def _make_tokenizer(config: Config, job: Job, folder: str) -> dict[str, Any]:
     folders = [*([storage.absolute(section.path)] if section.path else []), folder]
     # Only networks that listen to the corpus are worth a GPU here.
     device = shard_pipeline.device_of(section) if section.section and section.section.source and audio_s else "cpu"
-    resources = {"num_cpus": section.num_cpus, "num_gpus": section.num_gpus if device == "cuda" else 0}
+    resources = shard_pipeline.resources_of(section, on_gpu=device == "cuda")
     settings = section.section.located() if section.section else section.options
     made = _make.options(**resources).remote(config, job.output, settings, folders, device)
     # Meanwhile the tracking store is opened, which takes seconds.

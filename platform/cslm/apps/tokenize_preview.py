@@ -56,7 +56,7 @@ def preview(
     job.say(
         f"dry run: {sum(map(len, chosen.values())):,} of {corpus.num_rows:,} rows, {'a GPU' if on_gpu else 'a CPU'}"
     )
-    measure = _measure.options(num_cpus=tokenizer.num_cpus, num_gpus=tokenizer.num_gpus if on_gpu else 0)
+    measure = _measure.options(**shard_pipeline.resources_of(tokenizer, on_gpu))
     with cluster.workers_faults():
         seen = ray.get(measure.remote(job.output, chosen, described, intake, "cuda" if on_gpu else "cpu"))
     document = project(corpus, chosen, seen, on_gpu=on_gpu, prices=prices)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cslm import cluster, storage
+from cslm import cluster, gang, storage
 from cslm.apps import training_curves, training_preview, training_report
 from cslm.apps.job import Job, JobConfig
 from cslm.config import fingerprint, group, setting
@@ -64,7 +64,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     for note in without_effect(config.train):
         job.say(note)
     cluster.connect(config.cluster)
-    use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
+    use_gpu = gang.on_gpus(config.train.device, config.train)
     for line in deepspeed_file.tell(document, on_cpu=not use_gpu) if document is not None else []:
         job.say(f"{job.name}: {line}")
     job.say(f"{job.name}: preparing the model ({config.model.path or 'a new ' + config.model.shape})")
@@ -308,7 +308,8 @@ def _identity(config: TrainingConfig, document: dict[str, Any] | None) -> str:
     # These change how and where the same numbers are computed, and what is kept of them.
     harmless = {
         *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
-        *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute", "ema_decay"),
+        *("device", "accelerator", "max_wait_s", "num_workers", "resize_every_s"),
+        *("micro_batch_rows", "compute", "ema_decay"),
         *("guard", "evaluation"),
     }
     sharding = {"zero_stage", "offload", "offload_parameters", "nvme_path", "config_path"}

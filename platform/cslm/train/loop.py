@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from pydantic import field_validator
 
-from cslm.config import Section, group, setting
+from cslm.config import group, setting
 from cslm.data.feed import Batch, PackedFeed
+from cslm.gang import GangSection
 from cslm.train import bad_rows
 from cslm.train.compute import ComputeSection
 from cslm.train.evaluation import EvaluationSection, out_of_patience
@@ -21,7 +22,7 @@ from cslm.train.progress import Progress
 from cslm.train.schedule import Kind, Schedule
 
 
-class TrainSection(Section):
+class TrainSection(GangSection):
     """Steps, batches, learning rate and the workers that train."""
 
     max_steps: int | None = setting(None, "optimizer steps; follows from `epochs` when not given", ge=1)
@@ -61,7 +62,7 @@ class TrainSection(Section):
         60.0, "with a range of workers, how often more of them are looked for", unit="s", ge=0
     )
     device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "where to train; auto takes GPUs where the cluster has any"
+        "auto", "where to train; auto takes GPUs where the cluster has any or may start some"
     )
     log_every_steps: int = setting(10, "steps between two lines of figures", unit="steps", ge=1)
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", unit="steps", ge=1)

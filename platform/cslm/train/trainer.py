@@ -6,7 +6,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cslm import storage
+from cslm import gang, storage
 from cslm.errors import CslmError
 from cslm.train import checkpoint
 from cslm.train.guard import TrainingStopped
@@ -32,22 +32,21 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
     storage.remove(storage.join(output, checkpoint.FOLDER, _RAYS_LIST))
     least, most = workers(section.num_workers)
     # Ray Train's newer arguments, which its stubs do not know.
-    scaling: dict[str, Any] = {
-        "num_workers": most if least == most else (least, most),
-        "elastic_resize_monitor_interval_s": section.resize_every_s,
-    }
-    where: dict[str, Any] = {"storage_path": output}
-    if storage.is_uri(output):
-        system, path = storage.filesystem(output)
-        where = {"storage_path": path, "storage_filesystem": system}
+    scaling = gang.scaling(
+        most if least == most else (least, most),
+        section,
+        use_gpu=use_gpu,
+        elastic_resize_monitor_interval_s=section.resize_every_s,
+    )
+    gang.wait(least, section, use_gpu=use_gpu)
     trainer = TorchTrainer(
         rank_main,
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(use_gpu=use_gpu, **scaling),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=checkpoint.FOLDER,
-            **where,
+            **gang.results_in(output),
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
         ),
     )

@@ -12,14 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cslm.config import Section, setting
+from cslm.config import setting
+from cslm.gang import GangSection
 from cslm.speech.decoder.networks import Networks
 from cslm.train.decoder import losses
 from cslm.train.decoder.feed import Batch, ClipFeed
 from cslm.train.optimizers import Optimizers, reduce_gradients
 
 
-class FitSection(Section):
+class FitSection(GangSection):
     """Steps, batches, learning rates and the workers that train the decoder."""
 
     max_steps: int = setting(4000, "optimizer steps at most", ge=1)
@@ -42,7 +43,9 @@ class FitSection(Section):
     precision: Literal["bf16", "fp32"] = setting("bf16", "of the products; weights are kept in fp32")
     seed: int = setting(0, "of weights, order, crops and noise", ge=0)
     num_workers: int = setting(2, "training workers (one GPU each, or one CPU core each)", ge=1)
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes GPUs where the cluster has any")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "auto takes GPUs where the cluster has any or may start some"
+    )
     log_every_steps: int = setting(50, "steps between two lines of figures", ge=1)
     evaluate_every_steps: int = setting(1000, "steps between two looks at the held-out loss", ge=1)
     checkpoint_every_steps: int = setting(500, "steps between two checkpoints", ge=1)

@@ -10,8 +10,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from cslm.config import Section, setting
+from cslm.config import setting
 from cslm.data.spectra import Spectrum
+from cslm.gang import GangSection
 from cslm.speech import ctc
 from cslm.speech.recogniser import features
 from cslm.speech.recogniser.alphabet import Alphabet
@@ -21,7 +22,7 @@ from cslm.train.optimizers import Optimizers, reduce_gradients
 from cslm.train.recogniser.feed import Batch, SpectraFeed, lay_out
 
 
-class FitSection(Section):
+class FitSection(GangSection):
     """Steps, batches, learning rate and the workers that train the recogniser."""
 
     max_steps: int = setting(1200, "optimizer steps at most", ge=1)
@@ -45,7 +46,9 @@ class FitSection(Section):
     precision: Literal["bf16", "fp32"] = setting("bf16", "of the products; weights are kept in fp32")
     seed: int = setting(0, "of weights, order and augmentation", ge=0)
     num_workers: int = setting(2, "training workers (one GPU each, or one CPU core each)", ge=1)
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes GPUs where the cluster has any")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "auto takes GPUs where the cluster has any or may start some"
+    )
     log_every_steps: int = setting(50, "steps between two lines of figures", ge=1)
     evaluate_every_steps: int = setting(500, "steps between two evaluations on the dev split", ge=1)
     evaluate_utterances: int = setting(300, "utterances of each language that are evaluated at most", ge=1)

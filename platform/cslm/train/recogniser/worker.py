@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import save as save_tensors
 
-from cslm import storage
+from cslm import gang, storage
 from cslm.data import spectra
 from cslm.data.spectra import Spectrum
 from cslm.errors import CslmError
@@ -37,14 +37,15 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
     section = FitSection(**settings["fit"])
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    gang.wait(section.num_workers, section, use_gpu=use_gpu)
     trainer = TorchTrainer(
         _rank_main,
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=section.num_workers, use_gpu=use_gpu),
+        scaling_config=gang.scaling(section.num_workers, section, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name="ray_train",
-            storage_path=settings["output"],
+            **gang.results_in(settings["output"]),
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
         ),
     )
