@@ -66,7 +66,9 @@ def connect(section: ClusterSection) -> None:
     else:
         # With fewer logical CPUs than stages, reading, computing and writing could not run side by side.
         num_cpus = section.num_cpus or max(os.cpu_count() or 1, 4)
-        ray.init(address="local", num_cpus=num_cpus, **options)
+        # Despite its name this is what makes Ray keep to the loopback interface on every system: nobody else is let in.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        ray.init(address="local", num_cpus=num_cpus, _node_ip_address="127.0.0.1", **options)
     _quiet_ray_data()
 
 

@@ -36,6 +36,7 @@ from cslm.listings import list_folder as list_folder
 from cslm.listings import listing_digest as listing_digest
 from cslm.listings import name as name
 from cslm.listings import parent as parent
+from cslm.plain_values import plain_only
 from cslm.storage_faults import about, retried
 from cslm.storage_faults import fault as fault
 from cslm.storage_faults import is_fault as is_fault
@@ -224,14 +225,18 @@ def dataset(uri: str | Sequence[str]) -> pads.Dataset:
     """A lazily read Parquet table: one file, a list of files, or a folder partitioned hive-style by strings."""
     if not isinstance(uri, str):
         system, _ = filesystem(uri[0])
-        return pads.dataset([filesystem(one)[1] for one in uri], format="parquet", filesystem=system)
+        found = pads.dataset([filesystem(one)[1] for one in uri], format="parquet", filesystem=system)
+        plain_only(found.schema, uri[0])
+        return found
     system, path = filesystem(uri)
     files = [filesystem(one)[1] for one in list_files(uri, ".parquet")] if is_folder(uri) else [path]
     if not files:
         raise FileNotFoundError(f"{uri} must hold Parquet files, found none")
     keys = dict.fromkeys(key for file in files for key in re.findall(r"/([a-z_]+)=[^/]*(?=/)", file[len(path) :]))
     hive = pads.partitioning(pa.schema([(key, pa.string()) for key in keys]), flavor="hive") if keys else None
-    return pads.dataset(files, format="parquet", filesystem=system, partitioning=hive, partition_base_dir=path)
+    found = pads.dataset(files, format="parquet", filesystem=system, partitioning=hive, partition_base_dir=path)
+    plain_only(found.schema, uri)
+    return found
 
 
 def read_table(uri: str | Sequence[str], columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
@@ -245,7 +250,7 @@ def read_rows(uri: str, columns: Sequence[str], start: int = 0, stop: int | None
     Row groups that lie outside are not read.
     """
     with about(uri), pq.ParquetFile(open_input(uri)) as file:
-        known = [column for column in columns if column in file.schema_arrow.names]
+        known = [column for column in columns if column in plain_only(file.schema_arrow, uri).names]
         groups: list[int] = []
         first, place = 0, 0
         for number in range(file.num_row_groups):
@@ -261,6 +266,7 @@ def read_rows(uri: str, columns: Sequence[str], start: int = 0, stop: int | None
 def read_row_groups(uri: str, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
     """Some row groups of one Parquet file, in the order of `numbers`."""
     with about(uri), pq.ParquetFile(open_input(uri)) as file:
+        plain_only(file.schema_arrow, uri)
         return _groups(file, numbers, columns)
 
 
@@ -272,7 +278,7 @@ def _groups(file: pq.ParquetFile, numbers: Sequence[int], columns: Sequence[str]
 def parquet_schema(uri: str) -> tuple[pa.Schema, int]:
     """The schema of one Parquet file with its metadata, and the number of its rows."""
     with about(uri), pq.ParquetFile(open_input(uri)) as file:
-        return file.schema_arrow, int(file.metadata.num_rows)
+        return plain_only(file.schema_arrow, uri), int(file.metadata.num_rows)
 
 
 def remove(uri: str) -> None:

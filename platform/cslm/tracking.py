@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -37,6 +38,12 @@ class TrackingSection(Section):
 def tracking_uri() -> str:
     """The MLflow store: `MLFLOW_TRACKING_URI`, or `mlflow.db` in `CSLM_HOME` or the working directory."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and uri.startswith("http") and urlsplit(uri).password is not None:
+        # The address goes to every worker and is shown on Ray's pages.
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI: must hold no password, found one; give it in MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD to the nodes"
+        )
     if uri:
         if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
             return "sqlite:///" + storage.absolute(uri.removeprefix("sqlite:///"))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +77,32 @@ def test_everything_of_the_cluster_listens_on_loopback_only(cluster: LocalCluste
             listening += [one.laddr.ip for one in open_now if one.status == psutil.CONN_LISTEN]
     assert len(listening) > 5
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def submitted(cluster: LocalCluster, jobs: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The outcome of `ray job submit` as somebody else on this machine types it."""
+    command = submit_command(cluster.address, "foreign", ["touch", str(jobs / "ran")], working_dir=str(jobs), env={})
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        command, env=own | {"HOME": str(jobs), **environment}, text=True, capture_output=True, check=False
+    )
+
+
+def test_a_job_without_the_token_is_refused(cluster: LocalCluster, jobs: Path) -> None:
+    for path in ("/api/jobs/", "/api/version", "/nodes?view=summary", "/logs"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(cluster.address + path, timeout=30)
+        assert refused.value.code == 401, path
+    (jobs / "wrong").write_text("0" * 64)
+    for environment in (
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(jobs / "wrong")},
+    ):
+        done = submitted(cluster, jobs, **environment)
+        assert done.returncode != 0
+        assert "authentication" in (done.stdout + done.stderr).lower()
+    assert not (jobs / "ran").exists()
+    assert "foreign" not in {job["submission_id"] for job in cluster._get("/api/jobs/")}
 
 
 def test_the_submit_command_is_what_a_user_would_type() -> None:

@@ -25,6 +25,7 @@ def test_without_an_address_a_cluster_is_started_here(started: list[dict[str, An
     cluster.connect(ClusterSection())
     cluster.connect(ClusterSection(num_cpus=2))
     assert [call["address"] for call in started] == ["local", "local"]
+    assert {call["_node_ip_address"] for call in started} == {"127.0.0.1"}
     assert started[0]["num_cpus"] == max(os.cpu_count() or 1, 4)
     assert started[1]["num_cpus"] == 2
 

@@ -1,14 +1,16 @@
 """A private Ray cluster on this machine for as long as a `with` block lasts, and jobs submitted to it.
 
 Everything listens on the loopback interface, on ports that were free, with a temporary folder of its own, so that any
-number of clusters can stand side by side. A keeper process holds the cluster: it goes when the block ends, and also
-when this process is killed. `ray stop` is never used, because it ends every Ray of the machine.
+number of clusters can stand side by side; and it answers only those who have the cluster's token, which lies in that
+folder: others who work on this machine do not. A keeper process holds the cluster: it goes when the block ends, and
+also when this process is killed. `ray stop` is never used, because it ends every Ray of the machine.
 """
 
 import contextlib
 import itertools
 import json
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cslm import storage
 from cslm.apps import keeper
 from cslm.errors import CslmError
 
@@ -53,13 +56,16 @@ class LocalCluster:
         self._object_store_bytes = object_store_bytes
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=40)
-        self._folder = ""
+        self._folder = self._token = ""
         self.address = ""
 
     def __enter__(self) -> "LocalCluster":
         gcs, dashboard, agent, client = _free_ports(4)
         self.address = f"http://127.0.0.1:{dashboard}"
         self._folder = _temporary_folder()
+        self._token = secrets.token_hex(32)
+        # The folder is ours alone, so nobody else reads it.
+        storage.write_text(self._token_path, self._token)
         command = [
             *(sys.executable, "-P", keeper.__file__, self._folder),
             *(_venv_program("ray"), "start", "--head", "--block", "--disable-usage-stats"),
@@ -77,7 +83,7 @@ class LocalCluster:
             stderr=subprocess.STDOUT,
             text=True,
             # Processes of the cluster that ask for "the" cluster must find this one when there are others.
-            env=_environment() | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"},
+            env=self._environment() | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"},
             start_new_session=True,  # Ctrl-C is for us; we then stop the cluster
         )
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
@@ -122,7 +128,12 @@ class LocalCluster:
         job = f"{name}-{uuid.uuid4().hex[:8]}"
         command = submit_command(self.address, job, entrypoint, working_dir=working_dir, env=env)
         submitted = subprocess.run(
-            command, cwd=working_dir, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=working_dir,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if submitted.returncode != 0:
             raise CslmError(f"a job must be taken by the cluster; {shlex.join(command)} said:\n{submitted.stdout}")
@@ -151,7 +162,7 @@ class LocalCluster:
         give_up_s = time.monotonic() + patience_s
         while True:
             try:
-                with _NO_PROXY.open(self.address + path, timeout=30) as answer:
+                with _NO_PROXY.open(self._request(path), timeout=30) as answer:
                     return json.loads(answer.read())
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
                 alive = self._process is not None and self._process.poll() is None
@@ -161,6 +172,16 @@ class LocalCluster:
                         f"the local Ray cluster must answer at {self.address}{path}, found: {error}"
                     ) from error
                 time.sleep(_LOOK_EVERY_S)
+
+    def _request(self, path: str) -> urllib.request.Request:
+        return urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self._token}"})
+
+    @property
+    def _token_path(self) -> str:
+        return str(Path(self._folder) / "token")
+
+    def _environment(self) -> dict[str, str]:
+        return _environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self._token_path}
 
     def _wait_until_ready(self, process: "subprocess.Popen[str]") -> None:
         give_up_s = time.monotonic() + _START_TIMEOUT_S
@@ -195,7 +216,6 @@ def _environment() -> dict[str, str]:
     return mine | {
         # A job's shebang must find the Python that runs us.
         "PATH": os.pathsep.join([str(_programs()), mine.get("PATH", os.defpath)]),
-        "RAY_AUTH_MODE": "disabled",
         # Despite its name this is what makes Ray keep to the loopback interface on every system.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

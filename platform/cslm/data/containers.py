@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cslm import storage
+from cslm.plain_values import plain_only
 
 
 class StorageFault(Exception):
@@ -58,7 +59,9 @@ def open_watched(uri: str) -> pa.PythonFile:
 
 def open_parquet(uri: str, buffer_bytes: int = 0) -> pq.ParquetFile:
     """A Parquet file to be read group by group; with a buffer a column is streamed instead of read whole."""
-    return pq.ParquetFile(open_watched(uri), buffer_size=buffer_bytes, pre_buffer=False)
+    file = pq.ParquetFile(open_watched(uri), buffer_size=buffer_bytes, pre_buffer=False)
+    plain_only(file.schema_arrow, uri)
+    return file
 
 
 def arrow_batches(stream: Any) -> Iterator[pa.RecordBatch]:
@@ -67,7 +70,10 @@ def arrow_batches(stream: Any) -> Iterator[pa.RecordBatch]:
         reader = pa.ipc.open_file(stream)
     except pa.ArrowInvalid:
         stream.seek(0)
-        yield from pa.ipc.open_stream(stream)
+        batches = pa.ipc.open_stream(stream)
+        plain_only(batches.schema, "the Arrow stream")
+        yield from batches
         return
+    plain_only(reader.schema, "the Arrow file")
     for number in range(reader.num_record_batches):
         yield reader.get_batch(number)

@@ -21,6 +21,7 @@ from cslm.data.containers import arrow_batches, open_parquet, open_watched
 from cslm.data.corpora.source import GROUP, Row, Source, fault, split_in, stem, suffix
 from cslm.data.corpora.tables import readable
 from cslm.errors import ConfigError
+from cslm.plain_values import plain_only
 from cslm.storage import Entry
 
 _BATCH_ROWS = 4096
@@ -238,7 +239,7 @@ def _batches(uri: str) -> Iterator[tuple[pa.RecordBatch, _Body | None]]:
         is_file = stream.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
         # A file is a stream between its mark and its index.
         stream.seek(8 if is_file else 0)
-        schema = pa.ipc.read_schema(stream)
+        schema = plain_only(pa.ipc.read_schema(stream), uri)
         if any(pa.types.is_dictionary(field.type) for field in schema):
             stream.seek(0)
             yield from ((batch, None) for batch in arrow_batches(stream))

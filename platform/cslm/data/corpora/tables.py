@@ -8,6 +8,7 @@ import pyarrow as pa
 from cslm import storage
 from cslm.data.containers import StorageFault
 from cslm.data.corpora.source import Row, fault
+from cslm.errors import ContractError
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def readable(uri: str) -> Iterator[list[Row]]:
         yield problems
     except StorageFault as error:
         raise storage.named(error.args[0], uri) from error
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, ContractError) as error:
         problems.append(_broken(uri, error))
 
 

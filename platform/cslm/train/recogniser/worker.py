@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from cslm import gang, storage
 from cslm.data import spectra
 from cslm.data.spectra import Spectrum
-from cslm.errors import CslmError
+from cslm.errors import CheckpointError, CslmError
 from cslm.speech.recogniser.alphabet import Alphabet
 from cslm.speech.recogniser.network import Network, Shape
 from cslm.train.optimizers import Optimizers
@@ -144,7 +145,13 @@ def _restore(
     path = storage.join(output, CHECKPOINT)
     if not storage.exists(path):
         return Progress()
-    state = torch.load(io.BytesIO(storage.read_bytes(path)), map_location=device, weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(storage.read_bytes(path)), map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} must be a checkpoint of this job, of tensors and numbers, found something else "
+            f"({str(error).splitlines()[0]}); remove it, and training begins anew"
+        ) from error
     if state["identity"] != identity:
         return Progress()
     network.load_state_dict(state["network"])
