@@ -61,6 +61,7 @@ format: $(SETUP) ## put the code into its form
 cluster-check: $(SETUP) ## what starts clusters: launcher configs by Ray and a stand-in for AWS, manifests, Dockerfile (half a minute)
 	$(BIN)/hadolint cluster/Dockerfile
 	bash -n cluster/kubernetes/secrets.sh
+	bash -n cluster/serve_mlflow.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/cluster
 
 bench: $(SETUP) ## every benchmark, baseline and ours in one run (BENCH_FLAGS=--quick: under a minute each)

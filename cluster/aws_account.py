@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 NAME = "cslm"
 TRAIN = "cslm-train"
 HEAD, WORKER = "cslm-head", "cslm-worker"
-TOKEN = "/cslm/ray-auth-token"
+# Read by nodes when they start; see fetch_token.py.
+TOKEN, PASSWORD, BUCKET = "/cslm/ray-auth-token", "/cslm/mlflow-password", "/cslm/bucket"
 # AWS's own pointer to its newest machine image with NVIDIA's driver and Docker.
 MACHINE_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 _ABSENT = (
@@ -47,7 +48,7 @@ class Account:
         self._placement(subnet, group)
         self._bucket_there()
         repository = self._repository()
-        self._token()
+        self._parameters()
         self._role(WORKER, self._worker_rights())
         self._role(HEAD, [*self._worker_rights(), *self._head_rights()])
         image = machine_image or self.ssm.get_parameter(Name=MACHINE_IMAGE)["Parameter"]["Value"]
@@ -77,8 +78,9 @@ class Account:
             self.ec2.delete_placement_group(GroupName=TRAIN)
         for group in self._groups():
             self.ec2.delete_security_group(GroupId=group["GroupId"])
-        with gone():
-            self.ssm.delete_parameter(Name=TOKEN)
+        for name in (TOKEN, PASSWORD, BUCKET):
+            with gone():
+                self.ssm.delete_parameter(Name=name)
         kept = []
         if not removed(lambda: self.s3.delete_bucket(Bucket=self.bucket)):
             kept.append(f"s3://{self.bucket}")
@@ -154,10 +156,12 @@ class Account:
             self.ecr.create_repository(repositoryName=NAME, imageTagMutability="IMMUTABLE")
         return str(self.ecr.describe_repositories(repositoryNames=[NAME])["repositories"][0]["repositoryUri"])
 
-    def _token(self) -> None:
-        """The secret that Ray asks of everyone; nodes read it by their role, the owner by theirs."""
-        if absent(lambda: self.ssm.get_parameter(Name=TOKEN)):
-            self.ssm.put_parameter(Name=TOKEN, Value=secrets.token_hex(32), Type="SecureString")
+    def _parameters(self) -> None:
+        """What Ray and MLflow ask of everyone, and the bucket; nodes read them by their role, the owner by theirs."""
+        for name in (TOKEN, PASSWORD):
+            if absent(lambda name=name: self.ssm.get_parameter(Name=name)):  # type: ignore[misc]
+                self.ssm.put_parameter(Name=name, Value=secrets.token_hex(32), Type="SecureString")
+        self.ssm.put_parameter(Name=BUCKET, Value=self.bucket, Type="String", Overwrite=True)
 
     def _role(self, name: str, rights: list[dict[str, Any]]) -> None:
         """A role of machines with `rights`, and the profile that gives it to an instance."""
@@ -176,7 +180,7 @@ class Account:
                 ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
                 f"arn:aws:s3:::{self.bucket}/*",
             ),
-            allow(["ssm:GetParameter"], f"arn:aws:ssm:{self.region}:{self.number}:parameter{TOKEN}"),
+            allow(["ssm:GetParameter"], f"arn:aws:ssm:{self.region}:{self.number}:parameter/{NAME}/*"),
             allow(["ecr:GetAuthorizationToken"], "*"),
             allow(
                 ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],

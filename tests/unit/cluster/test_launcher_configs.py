@@ -3,6 +3,7 @@
 Nothing leaves the machine: addresses are internal ones, boto3 asks moto's server, `ssh` is a stub.
 """
 
+import configparser
 import contextlib
 import copy
 import importlib.util
@@ -193,12 +194,21 @@ def test_training_nodes_lie_together_with_their_interface(bootstrapped: dict[str
 def test_a_node_gets_the_token_from_the_account(
     sky: cloud.Cloud, filled: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = tmp_path / "ray" / "auth_token"
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(target))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     load("fetch_token").main("aws")
-    expected = boto3.client("ssm").get_parameter(Name="/cslm/ray-auth-token", WithDecryption=True)
-    assert target.read_text() == expected["Parameter"]["Value"]
-    assert target.stat().st_mode & 0o777 == 0o600
+    token, password = (
+        boto3.client("ssm").get_parameter(Name=f"/cslm/{name}", WithDecryption=True)["Parameter"]["Value"]
+        for name in ("ray-auth-token", "mlflow-password")
+    )
+    assert token != password
+    assert (tmp_path / ".ray" / "auth_token").read_text() == token
+    login = configparser.ConfigParser()
+    login.read(tmp_path / ".mlflow" / "credentials")
+    assert login["mlflow"]["mlflow_tracking_password"] == password
+    assert (tmp_path / ".cslm_home").read_text() == "s3://cslm-123456789012-us-east-1/cslm"
+    for name in (".ray/auth_token", ".mlflow/credentials", ".cslm_home"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.slow

@@ -174,6 +174,19 @@ def test_nobody_is_reached_but_by_those_who_are_named() -> None:
     assert all(one["spec"].get("type", "ClusterIP") == "ClusterIP" for one in services)
 
 
+def test_pods_are_who_there_is_an_account_for() -> None:
+    accounts = {
+        one["metadata"]["name"] for one in documents(KUBERNETES / "accounts.yaml") if one["kind"] == "ServiceAccount"
+    }
+    groups = {"head": named("RayCluster", "cslm")["spec"]["headGroupSpec"]} | {
+        one["groupName"]: one for one in named_groups()
+    }
+    used = {name: group["template"]["spec"]["serviceAccountName"] for name, group in groups.items()}
+    assert set(used.values()) <= accounts
+    # KubeRay lets the head's account change the cluster: workers are somebody else.
+    assert used.pop("head") not in used.values()
+
+
 def test_no_secret_is_in_a_file() -> None:
     assert not any(one["kind"] == "Secret" for path in FILES for one in documents(path))
     asked = {
