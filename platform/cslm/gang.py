@@ -18,6 +18,8 @@ from cslm.errors import CslmError
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
+# These settings change nothing of what is learned: a run goes on when they are changed.
+SETTINGS = {"accelerator", "max_wait_s"}
 # Nothing is said of a wait that is over so soon.
 _QUIET_S = 5.0
 _LOOK_EVERY_S = 5.0

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 60
 IDLE_S = 8
 TYPES = {
-    "tokenize_gpu": Worker({"CPU": 2, "GPU": 1, "accelerator_type:L4": 1}, 2),
-    "train_gpu": Worker({"CPU": 2, "GPU": 2, "accelerator_type:H100": 1}, 2),
-    "cpu": Worker({"CPU": 2}, 2),
+    "tokenize_gpu": Worker({"CPU": 2, "GPU": 1, "memory": 2 << 30, "accelerator_type:L4": 1}, 2),
+    "train_gpu": Worker({"CPU": 2, "GPU": 2, "memory": 2 << 30, "accelerator_type:H100": 1}, 2),
+    "cpu": Worker({"CPU": 2, "memory": 2 << 30}, 2),
 }
 WATCH = """
 import json, sys, time
@@ -67,7 +67,8 @@ class Watched:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.seen.append(dict(json.loads(line)))
+            if line.startswith("["):  # Ray says things too
+                self.seen.append(dict(json.loads(line)))
 
     def wait_for(self, count: int, within_s: float = 120) -> None:
         """Until so many workers are there."""

@@ -64,7 +64,9 @@ def train(config: Config, job: Job) -> None:
         )
     tokenizer, recogniser = _tokenizer(units), _recogniser(config, units)
     shape = config.decoder.shape(tokenizer["codebook_size"], tokenizer["frame_rate_hz"])
-    kept = config.model_dump(mode="json", exclude={"output", "cluster", "tracking"})
+    kept = config.model_dump(
+        mode="json", exclude={"output": True, "cluster": True, "tracking": True, "fit": gang.SETTINGS}
+    )
     splits = (config.data.split, config.measure.split)
     key = [tokenizer["fingerprint"], storage.listing_digest(units, ".parquet"), kept]
     if job.finished(key):
@@ -178,7 +180,8 @@ def _learned(
         "output": job.output,
     }
     # A longer flow is the same network, and what is measured changes none.
-    deciding = [settings["fit"], settings["shape"], config.decoder.flow_steps > 0, known[:num_known]]
+    learned_by = config.fit.model_dump(exclude=gang.SETTINGS)
+    deciding = [learned_by, settings["shape"], config.decoder.flow_steps > 0, known[:num_known]]
     identity = {"settings": fingerprint([*deciding, [shard["key"] for shard in learned]])}
     place = storage.join(job.output, worker.RESULT)
     result = dict(storage.read_json(place)) if storage.exists(place) else {}

@@ -76,7 +76,7 @@ def fit(config: Config, job: Job) -> None:
     if config.network.shape not in SHAPES:
         raise ConfigError(f"network.shape: must be one of {', '.join(SHAPES)}, found {config.network.shape!r}")
     source = manifest.source_key(config.corpus)
-    plain = config.model_dump(include={"learn", "network", "augment", "fit", "units"})
+    plain = config.model_dump(include={"learn", "network", "augment", "fit", "units"}, exclude={"fit": gang.SETTINGS})
     key = [source, config.intake.key(), plain]
     if job.finished(key):
         return
@@ -181,7 +181,11 @@ def _train(
         "dev": [shard["name"] for shard in dev],
         "output": job.output,
     }
-    identity = {"settings": fingerprint([settings, [shard["key"] for shard in train]])}
+    identity = {
+        "settings": fingerprint(
+            [{**settings, "fit": config.fit.model_dump(exclude=gang.SETTINGS)}, [shard["key"] for shard in train]]
+        )
+    }
     result = storage.join(job.output, worker.RESULT)
     if storage.exists(result) and storage.read_json(result)["identity"] == identity:
         return dict(storage.read_json(result))

@@ -308,8 +308,8 @@ def _identity(config: TrainingConfig, document: dict[str, Any] | None) -> str:
     # These change how and where the same numbers are computed, and what is kept of them.
     harmless = {
         *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "keep_best", "max_failures"),
-        *("device", "accelerator", "max_wait_s", "num_workers", "resize_every_s"),
-        *("micro_batch_rows", "compute", "ema_decay"),
+        *("device", "num_workers", "resize_every_s", "micro_batch_rows", "compute", "ema_decay"),
+        *gang.SETTINGS,
         *("guard", "evaluation"),
     }
     sharding = {"zero_stage", "offload", "offload_parameters", "nvme_path", "config_path"}
@@ -335,5 +335,5 @@ def _key(
         inputs.append(storage.listing_digest(storage.absolute(path), ".parquet") if path else "")
     if config.model.path:
         inputs.append(storage.listing_digest(storage.absolute(config.model.path)))
-    plain = config.model_dump(include={"data", "model", "train", "deepspeed"})
+    plain = config.model_dump(include={"data", "model", "train", "deepspeed"}, exclude={"train": gang.SETTINGS})
     return [plain, units, inputs, list(tasks), document]

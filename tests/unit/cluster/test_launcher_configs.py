@@ -123,7 +123,10 @@ def test_what_the_jobs_are_told_of_the_autoscaler_is_what_it_may_start(bootstrap
         resources = types[kind]["resources"]
         assert resources[f"accelerator_type:{accelerator}"] == 1
         assert f"{accelerator}:{resources['GPU'] * types[kind]['max_workers']}" in told
+        assert resources["memory"] > 0
     google = read(GCP)
+    # Decoding asks for memory: a type that does not say what it has would never be started for it.
+    assert all(kind["resources"]["memory"] for name, kind in google["available_node_types"].items() if name != "head")
     assert f"-e CSLM_AUTOSCALED_GPUS={told.partition('=')[2]}" in google["docker"]["run_options"]
     for kind, accelerator in (("tokenize_gpu", "L4"), ("train_gpu", "H100")):
         resources = google["available_node_types"][kind]["resources"]
