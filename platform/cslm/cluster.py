@@ -66,10 +66,25 @@ def connect(section: ClusterSection) -> None:
     else:
         # With fewer logical CPUs than stages, reading, computing and writing could not run side by side.
         num_cpus = section.num_cpus or max(os.cpu_count() or 1, 4)
-        # Despite its name this is what makes Ray keep to the loopback interface on every system: nobody else is let in.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        ray.init(address="local", num_cpus=num_cpus, _node_ip_address="127.0.0.1", **options)
+        with _loopback_only():
+            ray.init(address="local", num_cpus=num_cpus, _node_ip_address="127.0.0.1", **options)
     _quiet_ray_data()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have the Ray that is started within listen where nobody else is let in: on the loopback interface."""
+    # Despite its name this is what makes Ray keep to it on every system.
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def has_gpus() -> bool:
@@ -83,13 +98,19 @@ def num_gpus(accelerator: str | None = None) -> float:
     Ray does not tell what an autoscaler may start: whoever defines a cluster says it in CSLM_AUTOSCALED_GPUS, as in
     `L4:16,H100:32`, and a job finds it on the head. Raises ConfigError where that reads otherwise.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    here = sum(node.get("GPU", 0) for node in nodes if of_type(accelerator).keys() <= node.keys())
+    here = resources_here("GPU", accelerator)
     told = os.environ.get(GPUS_VARIABLE, "")
     if not re.fullmatch(r"(\w[\w-]*:\d+(,\w[\w-]*:\d+)*)?", told):
         raise ConfigError(f"{GPUS_VARIABLE}: must be types and numbers of GPUs as in L4:16,H100:32, found {told!r}")
     may_start = dict(part.split(":") for part in told.split(",") if part)
     return max(here, sum(int(count) for kind, count in may_start.items() if accelerator in (None, kind)))
+
+
+def resources_here(kind: str, accelerator: str | None = None) -> float:
+    """GPUs or CPUs of the nodes that are there, of those with a type of GPU where one is named, whoever holds them."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return float(sum(node.get(kind, 0) for node in alive if of_type(accelerator).keys() <= node.keys()))
 
 
 def of_type(accelerator: str | None) -> dict[str, float]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cslm import cluster, storage
@@ -56,7 +55,7 @@ def wait(num_workers: int, section: GangSection, *, use_gpu: bool, say: Callable
         patience_s = min(_QUIET_S, section.max_wait_s)
         while not group.wait(patience_s):
             waited_s = time.monotonic() - started_s
-            here = min(_here(kind, section.accelerator if use_gpu else None), num_workers)
+            here = min(int(cluster.resources_here(kind, section.accelerator if use_gpu else None)), num_workers)
             if waited_s >= section.max_wait_s:
                 raise CslmError(
                     f"training needs {num_workers} x {label} at once, found {here} of {num_workers} after "
@@ -96,13 +95,6 @@ def _needs(section: GangSection, use_gpu: bool) -> dict[str, float]:
     if not use_gpu:
         return {"CPU": 1}
     return {"GPU": 1, **cluster.of_type(section.accelerator)}
-
-
-def _here(kind: str, accelerator: str | None) -> int:
-    """How many there are on the nodes that are there, whoever holds them."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    of_type = cluster.of_type(accelerator)
-    return int(sum(node.get(kind, 0) for node in nodes if of_type.keys() <= node.keys()))
 
 
 def _span(seconds: float) -> str:
