@@ -17,6 +17,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayTaskError
 
 from cslm import storage
@@ -74,13 +75,14 @@ def connect(section: ClusterSection) -> None:
 @contextmanager
 def _loopback_only() -> Iterator[None]:
     """Have the Ray that is started within listen where nobody else is let in: on the loopback interface."""
-    # Despite its name this is what makes Ray keep to it on every system.
-    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
+    # Despite its name this is what makes Ray keep to it on every system; Ray reads it when it is imported.
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
         if before is None:
             del os.environ[name]
         else:

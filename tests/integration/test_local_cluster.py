@@ -79,6 +79,30 @@ def test_everything_of_the_cluster_listens_on_loopback_only(cluster: LocalCluste
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
+def test_a_ray_that_a_job_starts_by_itself_listens_on_loopback_only() -> None:
+    program = textwrap.dedent("""\
+        import contextlib
+        import psutil
+        import ray
+        from cslm import cluster
+
+        cluster.connect(cluster.ClusterSection(num_cpus=1))
+        ray.get(ray.remote(lambda: 1).remote())
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for one in process.net_connections("tcp"):
+                    if one.status == psutil.CONN_LISTEN:
+                        print("listens:", one.laddr.ip)
+        """)
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own["PYTHONPATH"] = str(ROOT / "platform")
+    done = subprocess.run([sys.executable, "-c", program], env=own, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listening = {line.split()[-1] for line in done.stdout.splitlines() if line.startswith("listens:")}
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def submitted(cluster: LocalCluster, jobs: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """The outcome of `ray job submit` as somebody else on this machine types it."""
     command = submit_command(cluster.address, "foreign", ["touch", str(jobs / "ran")], working_dir=str(jobs), env={})
