@@ -69,5 +69,5 @@ def gather_parts(parts: Sequence[torch.Tensor], group: Any = None) -> list[torch
     mine = torch.cat([part.reshape(-1) for part in parts])
     everyones = mine.new_empty(dist.get_world_size(group) * mine.numel())
     dist.all_gather_into_tensor(everyones, mine, group=group)
-    pieces = everyones.view(-1, mine.numel()).split([part.numel() for part in parts], dim=1)
+    pieces = torch.split(everyones.view(-1, mine.numel()), [part.numel() for part in parts], dim=1)
     return [piece.reshape(-1) for piece in pieces]
