@@ -145,3 +145,11 @@ def test_a_store_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
         tracking.tracking_uri()
+
+
+def test_a_run_may_be_a_part_of_another(run: Run, tmp_path: Path) -> None:
+    part = Run.open(TrackingSection(parent_run=run.run_id), job="sft", output=str(tmp_path / "sft"))
+    found = MlflowClient(tracking_uri=run.uri).search_runs(
+        [recorded(run).info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+    )
+    assert [one.info.run_id for one in found] == [part.run_id]
