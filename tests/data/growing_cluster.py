@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +35,29 @@ class Worker(NamedTuple):
     most: int
 
 
+class NotStarted(Exception):
+    """A head that was not there in time: Ray gives it 30 s, which a busy machine may not have."""
+
+
 @contextmanager
 def growing(head: dict[str, float], workers: dict[str, Worker], idle_s: float = 60) -> Iterator[str]:
     """The address of a cluster of a head alone, to which its autoscaler (v2) may add workers of several types.
 
-    A worker that nothing ran on for `idle_s` is taken away.
+    `head` is what the head has. A worker that nothing ran on for `idle_s` is taken away.
     """
+    with ExitStack() as stack:
+        for left in (2, 1, 0):
+            try:
+                address = stack.enter_context(_started(head, workers, idle_s))
+                break
+            except NotStarted:
+                if not left:
+                    raise
+        yield address
+
+
+@contextmanager
+def _started(head: dict[str, float], workers: dict[str, Worker], idle_s: float) -> Iterator[str]:
     # Started nodes take this address by themselves; a head that listens elsewhere would be another machine to them.
     address = get_node_ip_address()
     with socket.socket() as free:
@@ -111,7 +128,7 @@ def growing(head: dict[str, float], workers: dict[str, Worker], idle_s: float = 
             if "Ray runtime started" in line:
                 break
         else:
-            raise RuntimeError("the cluster did not start: " + "".join(said))
+            raise NotStarted("the cluster did not start: " + "".join(said))
         yield f"{address}:{port}"
     finally:
         keeping.stdin.close()

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 60
 IDLE_S = 8
 TYPES = {
-    "tokenize_gpu": Worker({"CPU": 2, "GPU": 1, "memory": 2 << 30, "accelerator_type:L4": 1}, 2),
-    "train_gpu": Worker({"CPU": 2, "GPU": 2, "memory": 2 << 30, "accelerator_type:H100": 1}, 2),
-    "cpu": Worker({"CPU": 2, "memory": 2 << 30}, 2),
+    "tokenize_gpu": Worker({"CPU": 2, "GPU": 1, "accelerator_type:L4": 1}, 2),
+    "train_gpu": Worker({"CPU": 2, "GPU": 2, "accelerator_type:H100": 1}, 2),
+    "cpu": Worker({"CPU": 2}, 2),
 }
 WATCH = """
 import json, sys, time
