@@ -14,6 +14,7 @@ import pytest
 
 from cslm import contracts, storage
 from cslm.train import checkpoint
+from tests.data import nodes as nodes_of
 from tests.data import object_store, sounds
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,8 @@ class Planted:
         return os.mkdir, (str(self.mark),)
 
 
-def start(name, home, **settings):
+def start(name, home, address, **settings):
+    settings = {"cluster.address": address, **settings}
     arguments = [part for key, value in settings.items() for part in (f"--{key.replace('__', '.')}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-P", str(ROOT / "jobs" / f"{name}.py"), *arguments],
@@ -62,13 +64,21 @@ def requests_since(server, before):
     return kinds
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     with object_store.running() as running:
         yield running
 
 
-def test_from_recordings_to_a_model_on_an_object_store(server, home):
+@pytest.fixture(scope="module")
+def address(server):
+    """A cluster whose nodes know the store's endpoint and credentials, as by their role."""
+    with nodes_of.cluster() as cluster:
+        cluster.add_node(num_cpus=4)
+        yield cluster.address
+
+
+def test_from_recordings_to_a_model_on_an_object_store(server, address, home):
     corpus = home / "corpus"
     corpus.mkdir()
     rows = []
@@ -81,7 +91,7 @@ def test_from_recordings_to_a_model_on_an_object_store(server, home):
 
     before = len(server.requests)
     tokenize = {"corpus__manifest": "corpus/manifest.jsonl", "corpus__rows_per_shard": 10, "output__path": "units"}
-    finished(start("tokenize", home, **tokenize, tokenizer__kmeans__codebook_size=20, tokenizer__max_actors=1))
+    finished(start("tokenize", home, address, **tokenize, tokenizer__kmeans__codebook_size=20, tokenizer__max_actors=1))
     units = contracts.load("units").check(storage.read_table(f"{bucket}/units/units")).sort_by("id")
     assert units.column("id").to_pylist() == [row["id"] for row in rows]
     told = requests_since(server, before)
@@ -105,7 +115,7 @@ def test_from_recordings_to_a_model_on_an_object_store(server, home):
         "deepspeed__precision": "fp32",
         "output__path": "base",
     }
-    job = start("pretrain", home, **settings)
+    job = start("pretrain", home, address, **settings)
     while not [step for step in checkpoint.complete_steps(f"{bucket}/base") if step < NUM_STEPS]:
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.5)
@@ -119,7 +129,7 @@ def test_from_recordings_to_a_model_on_an_object_store(server, home):
         storage.write_bytes(f"{checkpoint.step_folder(f'{bucket}/base', reached)}/{name}", planted)
     server.failures = 3
     before = len(server.requests)
-    said = finished(start("pretrain", home, **settings))
+    said = finished(start("pretrain", home, address, **settings))
     assert server.failures == 0
     told = requests_since(server, before)
     summary = storage.read_json(f"{bucket}/base/summary.json")
@@ -135,14 +145,15 @@ def test_from_recordings_to_a_model_on_an_object_store(server, home):
     print("requests of resuming:", dict(told))
 
 
-def test_credentials_are_in_nothing_that_is_kept(server, home, monkeypatch):
+def test_credentials_are_in_nothing_that_is_kept(server, address, home, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-store")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session-of-the-store")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-of-the-cluster")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-password-of-mlflow")
     sounds.write(home / "a.wav", 1, 1.0)
     (home / "manifest.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", "language": "en"}) + "\n")
     settings = {"corpus__manifest": str(home / "manifest.jsonl"), "output__path": "secret"}
-    said = finished(start("tokenize", home, **settings, tokenizer__kmeans__codebook_size=4))
+    said = finished(start("tokenize", home, address, **settings, tokenizer__kmeans__codebook_size=4))
     kept = said + "".join(
         storage.read_bytes(f"s3://{object_store.BUCKET}/{key}").decode("utf-8", "replace")
         for key in server.keys("run/secret")
@@ -152,5 +163,5 @@ def test_credentials_are_in_nothing_that_is_kept(server, home, monkeypatch):
         path.read_bytes().decode("utf-8", "replace") for path in database.parent.rglob("*") if path.is_file()
     )
     assert "secret/units" in kept
-    for secret in ("a-secret-of-the-store", "a-token-of-the-cluster", "a-password-of-mlflow"):
+    for secret in ("a-secret-of-the-store", "a-session-of-the-store", "a-token-of-the-cluster", "a-password-of-mlflow"):
         assert secret not in kept

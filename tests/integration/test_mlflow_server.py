@@ -1,4 +1,4 @@
-"""MLflow's server as cluster/kubernetes starts it: behind names and passwords, artifacts in an object store.
+"""MLflow's server as Kubernetes and as a head starts it: behind names and passwords, artifacts in an object store.
 
 Its runs lie in PostgreSQL where this machine has one, in SQLite otherwise.
 """
@@ -79,33 +79,54 @@ def auth_file(database):
     return re.sub(r"^    ", "", lines, flags=re.MULTILINE).replace("$database_uri", database)
 
 
-@pytest.fixture
-def server(tmp_path, database):
-    """Address of the server, and the object store that its artifacts lie in."""
+def on_kubernetes(home, database, port):
+    """The container's command line and environment, with the address of this machine."""
+    (home / "auth.ini").write_text(auth_file(database))
+    arguments = [
+        argument.replace("0.0.0.0", "127.0.0.1")
+        .replace("--port=5000", f"--port={port}")
+        .replace("--workers=2", "--workers=1")
+        .replace("localhost:5000", f"localhost:{port}")
+        .replace("127.0.0.1:5000", f"127.0.0.1:{port}")
+        .replace("$(MLFLOW_ARTIFACTS)", f"s3://{object_store.BUCKET}/cslm/mlflow")
+        for argument in manifest()["args"]
+    ]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "cookies",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+        "MLFLOW_AUTH_CONFIG_PATH": str(home / "auth.ini"),
+    }
+    return [str(Path(sys.executable).parent / "mlflow"), "server", *arguments], environment
+
+
+def on_a_head(home, database, port):
+    """The script that a head runs, beside what fetch_token.py left there."""
+    (home / ".mlflow").mkdir()
+    login = f"[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = {PASSWORD}\n"
+    (home / ".mlflow" / "credentials").write_text(login)
+    (home / ".cslm_home").write_text(f"s3://{object_store.BUCKET}/cslm")
+    environment = {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_HOST": "127.0.0.1",
+        "MLFLOW_PORT": str(port),
+        "MLFLOW_BACKEND_STORE_URI": database,
+    }
+    return ["bash", str(ROOT / "cluster" / "serve_mlflow.sh")], environment
+
+
+@pytest.fixture(params=[on_kubernetes, on_a_head], ids=["kubernetes", "head"])
+def server(request, tmp_path, database):
+    """Address of the server, the object store that its artifacts lie in, and its log."""
     port = free_port()
-    (tmp_path / "auth.ini").write_text(auth_file(database))
     with ExitStack() as stack:
         store = stack.enter_context(object_store.running())
-        arguments = [
-            argument.replace("0.0.0.0", "127.0.0.1")
-            .replace("--port=5000", f"--port={port}")
-            .replace("--workers=2", "--workers=1")
-            .replace("localhost:5000", f"localhost:{port}")
-            .replace("127.0.0.1:5000", f"127.0.0.1:{port}")
-            .replace("$(MLFLOW_ARTIFACTS)", f"s3://{object_store.BUCKET}/mlflow")
-            for argument in manifest()["args"]
-        ]
-        environment = os.environ | {
-            "MLFLOW_BACKEND_STORE_URI": database,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "cookies",
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-            "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        command, environment = request.param(tmp_path, database, port)
+        inherited = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         log = stack.enter_context((tmp_path / "log").open("w"))
-        program = str(Path(sys.executable).parent / "mlflow")
         serving = subprocess.Popen(
-            [program, "server", *arguments], env=environment, stdout=log, stderr=log, process_group=0, cwd=tmp_path
+            command, env=inherited | environment, stdout=log, stderr=log, process_group=0, cwd=tmp_path
         )
         address = f"http://127.0.0.1:{port}"
         while status(f"{address}/health") != 200:
@@ -147,6 +168,6 @@ def test_runs_are_kept_behind_a_password_and_artifacts_in_the_store(server, tmp_
     run.log_text("a: 1\n", "config.yaml")
     run.finish()
     assert run.last_step("loss/total") == 3
-    (key,) = [one for one in store.keys("mlflow/") if one.endswith("config.yaml")]
+    (key,) = [one for one in store.keys("cslm/mlflow/") if one.endswith("config.yaml")]
     assert store.client.get_object(Bucket=object_store.BUCKET, Key=key)["Body"].read() == b"a: 1\n"
     assert PASSWORD not in log.read_text()
