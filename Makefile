@@ -58,7 +58,7 @@ format: $(SETUP) ## put the code into its form
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-cluster-check: $(SETUP) ## what starts clusters: launcher configs by Ray and a stand-in for AWS, manifests, Dockerfile (half a minute)
+cluster-check: $(SETUP) ## what starts clusters: launcher configs by Ray and a stand-in for AWS, manifests, Dockerfile (a minute)
 	$(BIN)/hadolint cluster/Dockerfile
 	bash -n cluster/kubernetes/secrets.sh
 	bash -n cluster/serve_mlflow.sh
