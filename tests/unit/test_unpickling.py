@@ -62,6 +62,14 @@ def test_a_table_with_pickled_objects_is_refused_unseen(tmp_path: Path, mark: Pa
             read()
 
 
+def test_arrow_by_itself_would_run_it(tmp_path: Path) -> None:
+    mark, uri = tmp_path / "ran", str(tmp_path / "table.parquet")
+    objects = ArrowPythonObjectArray.from_storage(_type(), pa.array([pickle.dumps(Planted(mark))], pa.large_binary()))
+    pq.write_table(pa.table({"text": objects}), uri)
+    pq.read_table(uri).to_pylist()
+    assert mark.exists()
+
+
 def test_arrow_files_with_pickled_objects_are_refused_unseen(mark: Path) -> None:
     objects = ArrowPythonObjectArray.from_storage(_type(), pa.array([pickle.dumps(Planted(mark))], pa.large_binary()))
     batch = pa.record_batch([objects], names=["text"])
