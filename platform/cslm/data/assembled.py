@@ -1,7 +1,6 @@
 """One set of tables from those of several languages, so that a training reads them as one: files under other names.
 
-Nothing is rewritten. A file of the units table keeps its folders `language=../split=..` and gets the name of its source
-in front of its own, and its alignments get the very same name, by which the two belong together.
+Nothing is rewritten: a file keeps its folders (`language=../split=..`) and gets the name of its source in front of its own.
 """
 
 import json
@@ -13,7 +12,7 @@ from cslm.config import fingerprint
 from cslm.errors import ConfigError
 from cslm.speech import tokenizer as speech
 
-TABLES = ("units", "alignments", "parallel_text", "dialogues")
+TABLES = ("units", "parallel_text", "dialogues")
 _RECORD = "assembled.json"
 _COPIES_AT_ONCE = 32
 
@@ -21,8 +20,8 @@ _COPIES_AT_ONCE = 32
 def assemble(sources: Mapping[str, Mapping[str, Sequence[str]]], target: str) -> dict[str, int]:
     """Put the tables of languages together below `target`; returns how many files each table has.
 
-    `sources`: for each language (any name), by table the folders that hold it: outputs of the tokenize job for units, of
-    the align job for alignments in the same order, and tables for the others. Again after an interruption it finishes;
+    `sources`: for each language (any name), by table the folders that hold it: outputs of the tokenize job for units,
+    tables for the others. Again after an interruption it finishes;
     what is there already of the same files is kept. Raises ConfigError when units are of several tokenizers.
     """
     tokenizer = _tokenizer(sources)
@@ -51,7 +50,7 @@ def _files(table: str, sources: Mapping[str, Mapping[str, Sequence[str]]]) -> di
     found: dict[str, str] = {}
     for code, tables in sorted(sources.items()):
         for place, folder in enumerate(tables.get(table, ())):
-            inner = storage.join(folder, table) if table in ("units", "alignments") else folder
+            inner = storage.join(folder, table) if table == "units" else folder
             for uri in storage.list_files(inner, ".parquet"):
                 path = uri.removeprefix(inner).strip("/")
                 above, _, name = path.rpartition("/")

@@ -172,14 +172,10 @@ def _kept(name: str, metric: str, found: Difference, margin: float, section: Gat
         f"{name}: {found.a:.4g} -> {found.b:.4g}, a fall of {fall:.4g} ({low:.4g} to {high:.4g} with {confidence}, "
         f"p = {found.p_value:.3g}, {found.num_items} items) where {margin:.4g} is allowed: {how}"
     )
-    return Check(
-        "kept", name, passed, told, found.b, margin, found.a, fall, low, high, found.p_value, found.num_items
-    )
+    return Check("kept", name, passed, told, found.b, margin, found.a, fall, low, high, found.p_value, found.num_items)
 
 
-def _lost(
-    found: Mapping[str, Figure], champion: pa.Table, known: Sequence[str], section: GateSection
-) -> list[Check]:
+def _lost(found: Mapping[str, Figure], champion: pa.Table, known: Sequence[str], section: GateSection) -> list[Check]:
     """Measures that the champion has and the candidate was not asked for: what is not measured is not kept."""
     quick = section.bootstrap.model_copy(update={"resamples": 0})
     checks = []
@@ -197,6 +193,4 @@ def _on_target(one: Figure, section: GateSection) -> Check:
         f"{one.name}: at most {section.max_off_target:g} of the answers may be in another language, found "
         f"{one.value:.4g} ({one.num_items} items)"
     )
-    return Check(
-        "off_target", one.name, passed, told, one.value, section.max_off_target, num_items=one.num_items
-    )
+    return Check("off_target", one.name, passed, told, one.value, section.max_off_target, num_items=one.num_items)

@@ -47,7 +47,9 @@ class Lease:
     def check(self) -> None:
         """Raise Lost unless it is still held: to be asked before what cannot be undone."""
         if time.time() >= self._until_s:
-            raise Lost(f"the lease {self._claim} must be renewed every {self._lasts_s:g} s, found it run out; run again")
+            raise Lost(
+                f"the lease {self._claim} must be renewed every {self._lasts_s:g} s, found it run out; run again"
+            )
 
     def renew(self) -> None:
         """Hold it for its whole time from now."""

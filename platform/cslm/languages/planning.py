@@ -114,7 +114,9 @@ def _planned(
     of_training = fingerprint([made.tokenizer, made.recipe, made.training, taught])
     start = champion.run if champion is not None and replayed else None
     run = f"{'all' if name == TOGETHER else name}-{fingerprint([of_training, start])[:8]}"
-    return Planned(name, "", languages, replayed, name != TOGETHER, run, fingerprint([of_training, asked, made.judging]))
+    return Planned(
+        name, "", languages, replayed, name != TOGETHER, run, fingerprint([of_training, asked, made.judging])
+    )
 
 
 def _together(champion: Champion | None, made: Made) -> str | None:

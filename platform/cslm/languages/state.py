@@ -47,7 +47,8 @@ class Champion:
     tokenizer: str
     recipe: str
     languages: dict[str, Known]
-    assembled: str
+    # By the settings `data.*` of the jobs the tables that it was trained on.
+    tables: dict[str, str | None]
     decoder: str | None = None
 
     def save(self, uri: str) -> None:

@@ -1,0 +1,162 @@
+"""Starts the jobs of a chain as processes of their own, as a user would, and keeps what they cost.
+
+A job knows nothing of the chain: it gets a config file, joins the cluster of this process, and is judged by its exit
+code and the summary.json beside its output. A step that is finished with the same config is not started again.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cslm import cluster, storage
+from cslm.apps import keeper
+from cslm.apps.job import SUMMARY, Job
+from cslm.apps.retrain_settings import ROOT
+from cslm.cluster import ClusterSection
+from cslm.config import fingerprint
+from cslm.errors import EXIT_DONE, CslmError
+from cslm.languages import budget
+from cslm.languages.budget import BudgetSection, Spent
+from cslm.tracking import PARENT_VARIABLE
+
+_RECORD, _SPENT = "steps.json", "spent.json"
+_GRACE_S = 30.0
+_LAST_LINES = 15
+
+
+class StepFailed(CslmError):
+    """A job of the chain did not end well."""
+
+
+class OverBudget(CslmError):
+    """A run has reached a limit of its budget."""
+
+
+class Commands:
+    """The jobs of one run, in its folder."""
+
+    def __init__(
+        self, folder: str, job: Job, section: ClusterSection, limits: BudgetSection, variables: Mapping[str, str]
+    ) -> None:
+        self._folder, self._job, self._section, self._limits = folder, job, section, limits
+        self._variables = dict(variables)
+        record = storage.join(folder, _SPENT)
+        self.spent = Spent(**storage.read_json(record)) if storage.exists(record) else Spent()
+
+    def run(self, name: str, program: Sequence[str], document: Mapping[str, Any], output: str) -> dict[str, Any]:
+        """Bring a job to its end and return its summary. Raises StepFailed, or OverBudget when a limit is reached."""
+        settings = fingerprint([list(program), document])
+        record, path = storage.join(self._folder, _RECORD), storage.join(output, SUMMARY)
+        known = storage.read_json(record) if storage.exists(record) else {}
+        summary = _done(path)
+        if summary is not None and known.get(name) == {"settings": settings, "key": summary["key"]}:
+            self._job.say(f"{name}: finished before")
+            return summary
+        config = storage.join(self._folder, "configs", f"{name.replace(' ', '-')}.yaml")
+        # JSON is YAML, and jobs read the file wherever storage is.
+        storage.write_json(config, document)
+        self._start(name, [*program, "--config", config])
+        summary = _done(path)
+        if summary is None:
+            raise StepFailed(f"{name}: must leave a {SUMMARY} with status done in {output}, found none")
+        # Read anew: it may have been long.
+        known = storage.read_json(record) if storage.exists(record) else {}
+        storage.write_json(record, {**known, name: {"settings": settings, "key": summary["key"]}})
+        return summary
+
+    def _start(self, name: str, command: Sequence[str]) -> None:
+        cluster.connect(self._section)
+        num_gpus = cluster.num_gpus()
+        allowed_s = budget.left_s(self.spent, num_gpus, self._limits)
+        if allowed_s <= 0:
+            raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
+        self._job.console.rule(name, align="left")
+        self._job.say(f"$ {' '.join(command)}")
+        variables = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
+        started_s = time.monotonic()
+        try:
+            code, said, stopped = _run(command, variables, allowed_s, lambda line: self._job.say(f"  {line}"))
+        finally:
+            self.spent = self.spent.plus(time.monotonic() - started_s, num_gpus)
+            storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
+        log = storage.join(self._folder, "logs", f"{name.replace(' ', '-')}.txt")
+        storage.write_text(log, "".join(f"{line}\n" for line in said))
+        if stopped:
+            raise OverBudget(
+                f"{name}: stopped by the budget: {budget.told(self.spent, self._limits)}; raise it to go on"
+            )
+        if code != EXIT_DONE:
+            last = "\n".join(f"  {line}" for line in list(said)[-_LAST_LINES:])
+            raise StepFailed(f"{name}: must end with exit code 0, found {code}; its last lines ({log}):\n{last}")
+
+
+def python(*arguments: str) -> list[str]:
+    """The command line of a launcher or module of the platform."""
+    return [sys.executable, *(("-P",) if arguments[0] != "-m" else ()), *arguments]
+
+
+def launcher(job: str) -> list[str]:
+    """The command line of a job of jobs/."""
+    return python(storage.join(ROOT, "jobs", f"{job}.py"))
+
+
+def parent_variables(run_id: str, prompts: str | None) -> dict[str, str]:
+    """What the jobs of a run get in their environment: whose children their runs are, and prompts of new languages."""
+    # Modules of the platform without a launcher are found by this; launchers find it by themselves.
+    found = {PARENT_VARIABLE: run_id, "PYTHONPATH": storage.join(ROOT, "platform")}
+    return {**found, "CSLM_PROMPTS": prompts} if prompts else found
+
+
+def _done(path: str) -> dict[str, Any] | None:
+    if not storage.exists(path):
+        return None
+    summary: dict[str, Any] = storage.read_json(path)
+    return summary if summary.get("status") == "done" else None
+
+
+def _run(
+    command: Sequence[str], variables: Mapping[str, str], allowed_s: float, say: Callable[[str], None]
+) -> tuple[int, deque[str], bool]:
+    """Exit code, last lines, and whether it was stopped because its time was over."""
+    said: deque[str] = deque(maxlen=2000)
+    process = subprocess.Popen(
+        command,
+        env=dict(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us
+        preexec_fn=keeper.follow_parent,
+    )
+    over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        process.send_signal(signal.SIGTERM)
+
+    # A timer cannot wait for longer than some centuries.
+    timer = threading.Timer(min(allowed_s, threading.TIMEOUT_MAX), stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line.rstrip())
+            say(line.rstrip())
+        return process.wait(), said, over.is_set()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
