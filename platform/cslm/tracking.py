@@ -218,7 +218,7 @@ class Version:
 
 
 class Registry:
-    """The registered model of a name. `champion` is the version in use, `previous` the one that it took the place of."""
+    """The registered model of a name: `champion` is the version in use, `previous` the one before it."""
 
     def __init__(self, name: str) -> None:
         from mlflow import MlflowClient

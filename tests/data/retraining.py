@@ -1,6 +1,6 @@
-"""Language cards with small data, and stand-ins for the jobs of the chain: each leaves in an instant what the real one would.
+"""Language cards with small data, and stand-ins for the jobs of the chain: each leaves what the real one would.
 
-How well a candidate does is told by `Jobs.skill`: the share of right items by measure, which the evaluation writes down as
+How well a candidate does is told by `Jobs.skill`: a share of items by measure, which the evaluation writes down as
 scores of single items, so that gate and bootstrap do their real work.
 """
 
@@ -98,7 +98,9 @@ class Jobs:
             raise self.fail[name]
         output, kind = document["output"]["path"], name.partition(" ")[0]
         summary: dict[str, Any] = getattr(self, f"_{kind}")(document, output)
-        storage.write_json(f"{output}/summary.json", {"status": "done", "key": f"{name} {len(self.started)}", **summary})
+        storage.write_json(
+            f"{output}/summary.json", {"status": "done", "key": f"{name} {len(self.started)}", **summary}
+        )
 
     def _tokenize(self, document: dict[str, Any], output: str) -> dict[str, Any]:
         code = document["corpus"]["language"]

@@ -79,7 +79,9 @@ def test_a_card_and_data_are_enough_and_the_same_tick_again_does_nothing(
     assert jobs.documents["sft"]["model"]["path"].endswith("/pretrain/model")
     assert jobs.documents["evaluate champion"]["model"]["path"] == champion.uri
     units = storage.list_files(document["data"]["units"] + "/units", ".parquet")
-    assert [storage.name(uri) for uri in units] == [f"{code}-0-shard-00000.parquet" for code in ("en", "es", "fr", "zh")]
+    assert [storage.name(uri) for uri in units] == [
+        f"{code}-0-shard-00000.parquet" for code in ("en", "es", "fr", "zh")
+    ]
 
     capsys.readouterr()
     assert tick() == 0
@@ -232,7 +234,11 @@ def test_the_plan_shows_steps_and_does_nothing(
     told = capsys.readouterr().out
     assert jobs.started == []
     assert numbers(home) == (None, None)
-    for one in ("en, es, zh: due, there is no champion yet", "1. tokenize en", "pretrain: from the recipe's base model"):
+    for one in (
+        "en, es, zh: due, there is no champion yet",
+        "1. tokenize en",
+        "pretrain: from the recipe's base model",
+    ):
         assert one in told
     tick()
     bring_french(home)

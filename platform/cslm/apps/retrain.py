@@ -1,4 +1,4 @@
-"""The retrain job: looks which languages are due, and brings each from its data to a promoted model, or to a refusal."""
+"""The retrain job: looks which languages are due, and brings each from its data to a promoted or a refused model."""
 
 import signal
 import sys
@@ -45,9 +45,9 @@ def body(config: Config, job: Job) -> None:
     """Trains new languages into the champion: a card and data are enough, and nobody who uses it today loses.
 
     For every card in --languages that is due: tokenize, ceiling test, one set of tables with a share of the old
-    languages, align, pretrain and sft from the champion, evaluate both, gate, promotion in MLflow's registry, and a report.
-    The same command again goes on where a run was interrupted, and does nothing when nothing is due. Exit codes: 0 done, 1
-    a run failed, 2 bad cards or settings, 3 refused by the gate or the ceiling test: the champion stays.
+    languages, align, pretrain and sft from the champion, evaluate both, gate, promotion in MLflow's registry, and a
+    report. The same command again goes on where a run was interrupted, and does nothing when nothing is due. Exit
+    codes: 0 done, 1 a run failed, 2 bad cards or settings, 3 refused by gate or ceiling test: the champion stays.
     """
     if config.print_systemd:
         retrain_schedule.print_systemd(config, job.output)
@@ -247,7 +247,9 @@ def _run(
     return ending, reasons, {"report": report, "version": version.number if version else None}
 
 
-def _promote(planned: Planned, look: Tick, made: Made, folder: str, parent: Run, config: Config, held: Lease) -> Version:
+def _promote(
+    planned: Planned, look: Tick, made: Made, folder: str, parent: Run, config: Config, held: Lease
+) -> Version:
     """Register the candidate and make it the champion. Raises CslmError when the champion is another one meanwhile."""
     registry = Registry(config.registry.name)
     now = registry.champion()

@@ -1,7 +1,7 @@
-"""One run of retraining from data to a promoted model, step by step; each can be killed and is finished by the next run.
+"""One run of retraining from data to a candidate, step by step; each can be killed and is finished by the next run.
 
-What is made of a language's data lies in `data/<code>` and serves every later run, also as what is replayed; what belongs
-to a run lies in `runs/<run>`. Whether a step is done is told by what it left, never by what is remembered here.
+What is made of a language's data lies in `data/<code>` and serves every later run, also as what is replayed; what
+belongs to a run lies in `runs/<run>`. Whether a step is done is told by what it left, never by what is remembered here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -43,9 +43,11 @@ def stay(config: Config, job: Job) -> None:
         while True:
             time.sleep(_LOOK_EVERY_S)
     finally:
+        # Not shut down: a time that came meanwhile would be marked as kept by a scheduler that can run nothing any more.
+        scheduler.pause()
         for process in list(_running):
             process.send_signal(signal.SIGTERM)
-        scheduler.shutdown(wait=True)
+            process.wait()
 
 
 def tick(command: Sequence[str]) -> None:

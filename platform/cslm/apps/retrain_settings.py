@@ -20,9 +20,7 @@ ROOT = str(Path(__file__).resolve().parents[3])
 
 
 class RecipeSection(Section):
-    """How a model is made: the configs that the jobs of the chain are given; paths of tables, models and results in them
-    are replaced.
-    """
+    """How a model is made: configs of the chain's jobs, in which paths of tables, models and results are replaced."""
 
     tokenizer: str | None = setting(
         None, "speech tokenizer that makes the units of all languages (output of jobs/fit_tokenizer.py, or any other)"

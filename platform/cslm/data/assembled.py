@@ -1,6 +1,6 @@
 """One set of tables from those of several languages, so that a training reads them as one: files under other names.
 
-Nothing is rewritten: a file keeps its folders (`language=../split=..`) and gets the name of its source in front of its own.
+Nothing is rewritten: a file keeps its folders (`language=../split=..`) and gets the name of its source before its own.
 """
 
 import json

@@ -1,10 +1,11 @@
-"""Language cards: one small file, `<code>.yaml`, by which the owner of a language's data says what a model needs to know.
+"""Language cards: a small file, `<code>.yaml`, by which the owner of a language's data says what a model needs to know.
 
 A card is a config section like those of the jobs, so unknown keys and bad values are told with their dotted paths; of
 a folder of cards all faults of all cards are told at once. `schemas/language_card.json` is the same as a JSON Schema,
 for editors.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -132,7 +133,7 @@ class Card(Section):
 
 
 def load_all(folder: str) -> dict[str, Card]:
-    """The cards of a folder by code, by priority and then by code. Raises ConfigError with every fault of every card."""
+    """The cards of a folder by code, the most urgent first. Raises ConfigError with every fault of every card."""
     found: list[Card] = []
     faults: list[str] = []
     files = [file for file in storage.list_folder(folder)[1] if file.uri.endswith(_SUFFIX)]
@@ -183,3 +184,7 @@ def _told(error: ValidationError) -> Iterator[str]:
         elif item["type"] != "value_error":
             message = f"{message[:1].lower()}{message[1:]}, found {item['input']!r}"
         yield f"{path}: {message}" if path else message
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))

@@ -20,7 +20,7 @@ class Drop:
 
 
 def look(card: Card) -> Drop:
-    """The data of a card. Costs a listing a source, reads no row. Raises CslmError naming every source that is missing."""
+    """The data of a card, by a listing a source; no row is read. Raises CslmError naming what is missing."""
     faults: list[str] = []
     digests: list[str] = []
     num_bytes = 0

@@ -36,8 +36,8 @@ class GateSection(Section):
             "answer/*/accuracy": 0.05,
             "answer/*/speech_accuracy": 0.05,
         },
-        "how far a measure of old languages may fall, in its own unit (0.02 of an error rate, 2.0 chrF); the first name "
-        "that fits counts, `*` stands for anything, and a measure that no name fits is not judged",
+        "how far a measure of old languages may fall, in its own unit (0.02 of an error rate, 2.0 chrF); the first "
+        "name that fits counts, `*` stands for anything, and a measure that no name fits is not judged",
     )
     relative_margins: dict[str, float] = setting(
         {"text/*/perplexity": 0.1, "mt/*/perplexity": 0.1},

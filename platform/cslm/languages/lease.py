@@ -1,9 +1,9 @@
 """A lease in storage: of several processes, on any machines, at most one holds it at a time.
 
-Object stores give no locks, but they list what was written before (S3 and Google's do). So whoever wants the lease writes a
-claim of its own and then lists all claims: with another living one beside it, it withdraws. Of two holders each would
-have listed without seeing the other's claim, so each would have written after the other's listing, which cannot be. Two
-that begin together may both withdraw; they try again after a drawn while.
+Object stores give no locks, but they list what was written before (S3 and Google's do). So whoever wants the lease
+writes a claim of its own and then lists all claims: with another living one beside it, it withdraws. Of two holders
+each would have listed without seeing the other's claim, so each would have written after the other's listing, which
+cannot be. Two that begin together may both withdraw; they try again after a drawn while.
 
 A claim lives as long as it is renewed. One whose process ended on this machine is dead at once; others when their time
 is over, for which the clocks of the machines must agree within a few seconds.

@@ -2,8 +2,8 @@
 
 A language is due when its card is new, when its data has grown past a threshold, or when it was refused and its card or
 data is another one since. Data that was refused is never tried twice. A new speech tokenizer or training recipe makes
-all languages due together, from the base model: units of two tokenizers never mix, and a recipe says how a model is made
-from its beginning.
+all languages due together, from the base model: units of two tokenizers never mix, and a recipe says how a model is
+made from its beginning.
 """
 
 from collections.abc import Mapping

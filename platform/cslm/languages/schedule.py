@@ -45,7 +45,8 @@ def trigger(every: str, timezone: str) -> "CronTrigger":
     fields = every.split()
     if len(fields) != len(_FIELDS):
         raise ConfigError(
-            f"every: must have cron's five fields ({' '.join(_FIELDS)}), as '0 3 * * 1', found {len(fields)} in {every!r}"
+            f"every: must have cron's five fields ({' '.join(_FIELDS)}), as '0 3 * * 1', found {len(fields)} in "
+            f"{every!r}"
         )
     if fields[2] != "*" and fields[4] != "*":
         raise ConfigError(f"every: must give a day of the month or a weekday, not both, found {every!r}")
@@ -96,7 +97,7 @@ def opened(
 def systemd(
     every: str, section: ScheduleSection, name: str, command: Sequence[str], folder: str, variables: Mapping[str, str]
 ) -> str:
-    """A service and a timer for systemd that run `command` in `folder` at the same times, for copying into two files."""
+    """A service and a timer of systemd that run `command` in `folder` at the same times, to be copied to two files."""
     # Percent signs begin specifiers of systemd.
     line = " ".join(shlex.quote(part) for part in command).replace("%", "%%")
     given = "".join(f'Environment="{key}={value}"\n'.replace("%", "%%") for key, value in sorted(variables.items()))

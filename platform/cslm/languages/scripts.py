@@ -1,4 +1,4 @@
-"""Scripts by their ISO 15924 codes, and whether a text is written in one: the cheapest test that data is what it says."""
+"""Scripts by their ISO 15924 codes, and whether a text is written in one: a cheap test that data is what it says."""
 
 import unicodedata
 from collections.abc import Iterable

@@ -55,8 +55,8 @@ def _templates(language: str, more: str) -> Templates:
         if tag in files:
             return read(files[tag], language)
     raise ConfigError(
-        f"no prompts for the language {language}; there are {sorted(files)}: add {language}.yaml beside them, or name a "
-        f"folder that has it in {PROMPTS_VARIABLE}"
+        f"no prompts for the language {language}; there are {sorted(files)}: add {language}.yaml beside them, or name "
+        f"a folder that has it in {PROMPTS_VARIABLE}"
     )
 
 
