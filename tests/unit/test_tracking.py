@@ -145,3 +145,62 @@ def test_a_store_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
         tracking.tracking_uri()
+
+
+def test_a_run_that_a_chain_starts_is_a_child_of_the_chains(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tracking.PARENT_VARIABLE, "f" * 32)
+    child = Run.open(TrackingSection(), job="sft", output=str(tmp_path / "sft"))
+    assert recorded(child).data.tags["mlflow.parentRunId"] == "f" * 32
+
+
+def test_versions_are_promoted_in_order_and_taken_back_one_by_one(store: Path, tmp_path: Path) -> None:
+    registry = tracking.Registry(f"model-{tmp_path.name}")
+    assert registry.champion() is None
+    with pytest.raises(ConfigError, match="must have a previous version"):
+        registry.rollback()
+    for number in range(1, 4):
+        now = registry.champion()
+        run = Run.open(TrackingSection(), job="retrain", output=str(tmp_path / str(number)))
+        tags = {"cslm.parent_version": now.number} if now else {}
+        version = registry.register(f"s3://bucket/{number}/model", run_id=run.run_id, tags=tags)
+        assert registry.champion() == now  # nothing moves before it is promoted
+        assert registry.register("elsewhere", run_id=run.run_id, tags={}) == version
+        registry.promote(version)
+        registry.promote(version)
+        assert registry.champion() == version
+        assert registry.previous() == now
+        assert version.uri == f"s3://bucket/{number}/model"
+    for taken, champion, previous in (("3", "2", "1"), ("2", "1", None)):
+        back, now = registry.rollback()
+        assert (back.number, now.number) == (taken, champion)
+        before = registry.previous()
+        assert (before and before.number) == previous
+    with pytest.raises(ConfigError, match="must have a previous version"):
+        registry.rollback()
+
+
+def test_a_promotion_that_was_cut_off_before_its_last_write_is_finished(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tracking.Registry(f"model-{tmp_path.name}")
+    versions = []
+    for number in range(2):
+        run = Run.open(TrackingSection(), job="retrain", output=str(tmp_path / str(number)))
+        versions.append(registry.register(f"s3://bucket/{number}", run_id=run.run_id, tags={}))
+    registry.promote(versions[0])
+    move = registry._client.set_registered_model_alias
+
+    def cut_off(name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        move(name, alias, version)
+
+    monkeypatch.setattr(registry._client, "set_registered_model_alias", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        registry.promote(versions[1])
+    assert registry.champion() == versions[0]
+    again = tracking.Registry(registry.name)
+    again.promote(versions[1])
+    assert (again.champion(), again.previous()) == (versions[1], versions[0])

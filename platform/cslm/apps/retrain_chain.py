@@ -205,7 +205,8 @@ class Chain:
         planned, champion = self._planned, self._champion
         continues = planned.continues and champion is not None
         replay = self._config.replay.of(planned.replayed) if planned.replayed else None
-        start = champion.model if continues and champion else None
+        base = self._recipe.section.base_model
+        start = champion.model if continues and champion else base and storage.absolute(base)
         for job in ("pretrain", "sft"):
             document = self._recipe.of(job, continues=continues)
             data = {**document.get("data", {}), **tables}

@@ -43,7 +43,7 @@ def stay(config: Config, job: Job) -> None:
         while True:
             time.sleep(_LOOK_EVERY_S)
     finally:
-        # Not shut down: a time that came meanwhile would be marked as kept by a scheduler that can run nothing any more.
+        # Not shut down: a time that came meanwhile would count as kept by a scheduler that can run nothing any more.
         scheduler.pause()
         for process in list(_running):
             process.send_signal(signal.SIGTERM)

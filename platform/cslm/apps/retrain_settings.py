@@ -33,6 +33,9 @@ class RecipeSection(Section):
     align: str | None = setting(
         "jobs/configs/align/default.yaml", "config of jobs/align.py; null: answers of the form full need no alignments"
     )
+    base_model: str | None = setting(
+        None, "Hugging Face causal LM that the first champion is made from; what `pretrain` says when not given"
+    )
     pretrain: str | None = setting(None, "config of jobs/pretrain.py from the base model")
     sft: str | None = setting(None, "config of jobs/sft.py behind it")
     continued_pretrain: str | None = setting(
@@ -102,7 +105,7 @@ class Recipe:
             raise ConfigError(faults)
         self.made = Made(
             tokenizer=str(self.described["fingerprint"]),
-            recipe=fingerprint([self._documents["pretrain"], self._documents["sft"]]),
+            recipe=fingerprint([section.base_model, self._documents["pretrain"], self._documents["sft"]]),
             training=fingerprint(
                 [
                     config.replay.model_dump(),

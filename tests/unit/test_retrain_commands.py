@@ -1,0 +1,53 @@
+"""Processes of a chain: exit codes and last lines, limits of time, and that nothing outlives its owner."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from cslm.apps import retrain_commands
+
+PYTHON = sys.executable
+OWNER = """
+import os, sys
+from cslm.apps import retrain_commands
+command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+retrain_commands._run(command, dict(os.environ), 600, lambda line: print(line, flush=True))
+"""
+
+
+def run(code: str, allowed_s: float = 600) -> tuple[int, list[str], bool]:
+    said: list[str] = []
+    found, last, stopped = retrain_commands._run([PYTHON, "-c", code], dict(os.environ), allowed_s, said.append)
+    assert list(last) == said
+    return found, said, stopped
+
+
+def test_a_process_is_told_by_its_exit_code_and_lines() -> None:
+    assert run("print('one'); import sys; print('two', file=sys.stderr); sys.exit(3)") == (3, ["one", "two"], False)
+
+
+def test_a_process_is_stopped_when_its_time_is_over() -> None:
+    code, _, stopped = run("import time; time.sleep(600)", allowed_s=0.2)
+    assert stopped
+    assert code == -signal.SIGTERM
+
+
+def test_a_process_ends_with_its_owner_however_that_ends() -> None:
+    owner = subprocess.Popen([PYTHON, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = psutil.Process(int(owner.stdout.readline()))
+    owner.kill()
+    owner.wait()
+    _, alive = psutil.wait_procs([child], timeout=60)
+    assert alive == []
+
+
+def test_launchers_are_found_wherever_one_is(tmp_path: Path) -> None:
+    command = retrain_commands.launcher("ingest")
+    done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: jobs/ingest.py")
