@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 
@@ -44,10 +43,3 @@ def test_a_process_ends_with_its_owner_however_that_ends() -> None:
     owner.wait()
     _, alive = psutil.wait_procs([child], timeout=60)
     assert alive == []
-
-
-def test_launchers_are_found_wherever_one_is(tmp_path: Path) -> None:
-    command = retrain_commands.launcher("ingest")
-    done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: jobs/ingest.py")

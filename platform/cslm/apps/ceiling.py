@@ -30,7 +30,7 @@ from cslm.speech.tokenizer import UnitSequence
 
 # Of a table of any size so many files are looked into.
 _MOST_FILES = 64
-_COLUMNS = ["id", "text", "units", "durations", "frame_rate_hz", "duration_s"]
+_COLUMNS = ["id", "text", "units", "durations", "duration_s"]
 _AUDIO_COLUMNS = ["source", "source_sha256", "start_s", "end_s"]
 
 
@@ -189,7 +189,7 @@ def _rows(code: str, folders: Sequence[str], look: LookSection) -> list[dict[str
 
 def _sequence(row: Mapping[str, Any]) -> UnitSequence:
     units, durations = (np.array(row[name], np.uint16) for name in ("units", "durations"))
-    return UnitSequence(units, durations, row["frame_rate_hz"])
+    return UnitSequence(units, durations)
 
 
 def _listen(

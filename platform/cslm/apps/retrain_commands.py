@@ -52,7 +52,8 @@ class Commands:
     def run(self, name: str, program: Sequence[str], document: Mapping[str, Any], output: str) -> dict[str, Any]:
         """Bring a job to its end and return its summary. Raises StepFailed, or OverBudget when a limit is reached."""
         settings = fingerprint([list(program), document])
-        record, path = storage.join(self._folder, _RECORD), storage.join(output, SUMMARY)
+        # Beside the output: what is made of a language's data is done for every run.
+        record, path = storage.join(storage.parent(output), _RECORD), storage.join(output, SUMMARY)
         known = storage.read_json(record) if storage.exists(record) else {}
         summary = _done(path)
         if summary is not None and known.get(name) == {"settings": settings, "key": summary["key"]}:
