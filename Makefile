@@ -21,7 +21,7 @@ export PYTHONPATH := platform
 # Ray would otherwise write a token into the home folder, and the next cluster would ask for it.
 export RAY_AUTH_MODE := disabled
 
-.PHONY: help setup test test-slow test-gpu lint format bench demo demo-full demo-language ui clean
+.PHONY: help setup test test-slow test-gpu lint format bench demo demo-full demo-language ablations ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,9 @@ demo-full: $(SETUP) ## the same, longer, with more to ask: about an hour on 2 co
 
 demo-language: $(SETUP) ## a fourth language joins a model of three: refused when poisoned or forgetful, else promoted
 	@exec $(BIN)/python -m cslm.apps.demo_language --output.path $(DEMO)-language --stop_with_parent true
+
+ablations: $(SETUP) ## the demo's recipe with one thing changed at a time, after make demo: about half an hour on 2 cores
+	@exec $(BIN)/python -m cslm.apps.ablations --demo.path $(DEMO) --demo.configs $(CONFIGS) --stop_with_parent true
 
 ui: $(SETUP) ## MLflow's pages on the demo's runs, on this machine only (DEMO=folder, PORT=number)
 	@test -f $(DEMO)/mlflow.db || { echo "ui: no runs in $(DEMO); make demo first"; exit 1; }

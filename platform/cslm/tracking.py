@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 1000
-# By this variable the run of a chain tells the jobs that it starts whose children their runs are.
-PARENT_VARIABLE = "CSLM_PARENT_RUN"
 _CHAMPION, _PREVIOUS = "champion", "previous"
 
 
@@ -36,6 +34,9 @@ class TrackingSection(Section):
 
     experiment: str = setting("cslm", "MLflow experiment that the run belongs to")
     run_name: str | None = setting(None, "name of the run; the job and its output folder by default")
+    parent_run: str | None = setting(
+        None, "id of the run that this one is a part of, under which it is shown; none by default"
+    )
 
 
 def tracking_uri() -> str:
@@ -82,10 +83,10 @@ class Run:
                 return cls(client, known["run_id"], uri)
         experiment_id = _experiment(client, section.experiment, uri)
         name = section.run_name or f"{job} {storage.name(output)}"
-        marks = {"cslm.job": job, "cslm.output": output, **(tags or {})}
-        if parent := os.environ.get(PARENT_VARIABLE):
-            marks["mlflow.parentRunId"] = parent
-        created = client.create_run(experiment_id, run_name=name, tags=marks)
+        told = {"cslm.job": job, "cslm.output": output, **(tags or {})}
+        if section.parent_run:
+            told["mlflow.parentRunId"] = section.parent_run
+        created = client.create_run(experiment_id, run_name=name, tags=told)
         storage.write_json(record, {"run_id": created.info.run_id, "experiment": section.experiment})
         return cls(client, created.info.run_id, uri)
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cslm import storage
-from cslm.apps import demo, demo_report
+from cslm.apps import demo, demo_report, steps
 from cslm.errors import CslmError
 
 STEPS = ["corpus", "fit_tokenizer", "tokenize", "align", "pretrain", "sft", "decoder", "evaluate"]
@@ -242,7 +242,7 @@ def test_a_second_demo_in_the_same_folder_is_refused(
         cluster.submitted.append("again")
         return 1
 
-    monkeypatch.setattr(demo, "_WAIT_FOR_OTHER_S", 0.0)
+    monkeypatch.setattr(steps, "_WAIT_FOR_OTHER_S", 0.0)
     monkeypatch.setattr(cluster, "behave", start_another)
     assert run()[:2] == (1, ["again"])
 

@@ -147,12 +147,12 @@ def test_a_store_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) 
         tracking.tracking_uri()
 
 
-def test_a_run_that_a_chain_starts_is_a_child_of_the_chains(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(tracking.PARENT_VARIABLE, "f" * 32)
-    child = Run.open(TrackingSection(), job="sft", output=str(tmp_path / "sft"))
-    assert recorded(child).data.tags["mlflow.parentRunId"] == "f" * 32
+def test_a_run_may_be_a_part_of_another(run: Run, tmp_path: Path) -> None:
+    part = Run.open(TrackingSection(parent_run=run.run_id), job="sft", output=str(tmp_path / "sft"))
+    found = MlflowClient(tracking_uri=run.uri).search_runs(
+        [recorded(run).info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+    )
+    assert [one.info.run_id for one in found] == [part.run_id]
 
 
 def test_versions_are_promoted_in_order_and_taken_back_one_by_one(store: Path, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cslm import storage
-from cslm.apps import keeper, provenance
+from cslm.apps import provenance, steps
 from cslm.apps.local_cluster import LocalCluster
-from cslm.config import Section, group, parse, setting
+from cslm.config import Section, group, setting
 from cslm.demo import drops
 from cslm.errors import EXIT_DONE, EXIT_REFUSED, CslmError
 
@@ -26,7 +26,6 @@ ROOT = str(Path(__file__).resolve().parents[3])
 _OLD, _NEW = ("en", "zh", "es"), "fr"
 _CARDS = "jobs/configs/retrain/cards"
 _ACTS = "acts.json"
-_INTERRUPTED = 130
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(r"\d+%\|.*\|.*(it/s|s/it|\?it)|job_manager\.py:\d+|^Running entrypoint for job ")
 
@@ -104,7 +103,7 @@ def demo(config: Config, console: Console) -> int:
     done: dict[str, Any] = storage.read_json(record) if storage.exists(record) else {}
     todo = [act for act in acts if act.name not in done]
     if todo:
-        with LocalCluster() as cluster:
+        with steps.alone("demo_language", output, console), LocalCluster() as cluster:
             for act in todo:
                 _play(act, acts, cluster, output, console)
                 runs = _runs(output) if act.command[0] == "jobs/retrain.py" else {}
@@ -119,7 +118,7 @@ def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, con
     if act.drops is not None:
         _drop(output, _NEW, shuffled=act.drops)
     console.print(f"$ ray job submit --working-dir . -- {' '.join(act.command)}", style="bold")
-    env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": f"sqlite:///{output}/mlflow.db"}
+    env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": steps.store(output)}
     if commit := provenance.commit_of_code():
         env[provenance.COMMIT_VARIABLE] = commit
     if act.command[0] == "python":
@@ -187,19 +186,7 @@ def _show(acts: Sequence[Act], done: dict[str, Any], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo from a command line and return its exit code."""
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
-        config = parse(Config, arguments, prog="python -m cslm.apps.demo_language", description=demo.__doc__ or "")
-        if config.stop_with_parent:
-            keeper.follow_parent()
-        return demo(config, console)
-    except CslmError as error:
-        print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("demo: interrupted; the same command goes on from here", file=sys.stderr)
-        return _INTERRUPTED
+    return steps.command("demo_language", Config, demo, argv)
 
 
 if __name__ == "__main__":

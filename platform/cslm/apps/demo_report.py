@@ -3,7 +3,8 @@
 Only what the jobs measured is shown; a figure that a job did not give is a dash.
 """
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,10 +14,19 @@ from cslm.evaluate.report import wording
 
 _TRAININGS = ("pretrain", "sft")
 _DASH = "-"
-# Of the measures of an evaluation these are for everyone.
+# Of the measures of an evaluation these are for everyone: title, kind of task, measures.
 _SHOWN = (
-    *("cer", "wer", "accuracy", "speech_accuracy", "question_cer", "asr_er", "off_target", "speech_off_target"),
-    *("first_speech_s", "full_over_interleaved"),
+    ("recognition of held-out speech", "asr", ("cer", "wer")),
+    (
+        "answers to held-out spoken questions",
+        "answer",
+        ("accuracy", "speech_accuracy", "question_cer", "asr_er", "off_target", "speech_off_target"),
+    ),
+    (
+        "waiting for an answer",
+        "answer",
+        ("first_text_s", "first_speech_s", "real_time_factor", "full_over_interleaved"),
+    ),
 )
 
 
@@ -51,7 +61,10 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     """Print the document of `collect` as tables."""
     console.print(_steps(document))
     console.print(_losses(document))
-    console.print(_measures(document))
+    for title, kind, measures in _SHOWN:
+        table = _measures(document, title, kind, measures)
+        if table.row_count:
+            console.print(table)
 
 
 def _steps(document: Mapping[str, Any]) -> Table:
@@ -109,17 +122,24 @@ def _tasks(done: Mapping[str, Any]) -> set[str]:
     return {*(done.get("loss_first") or {}), *(done.get("loss_last") or {})}
 
 
-def _measures(document: Mapping[str, Any]) -> Table:
-    """One line for each task and language or direction, one column for each kind of measure; the report has more."""
-    known = [name for name in document["metrics"] if name.rpartition("/")[2] in _SHOWN]
-    names = sorted(known, key=lambda name: (not name.startswith("asr/"), name))
-    kinds = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
-    table = _table("held-out, measured by greedy decoding", "task", "items", *map(wording.meaning, kinds))
-    for task in dict.fromkeys(name.rpartition("/")[0] for name in names):
-        values = ((kind, document["metrics"].get(f"{task}/{kind}")) for kind in kinds)
-        told = (_DASH if value is None else wording.number(kind, value) for kind, value in values)
-        table.add_row(task, _number(document["counts"].get(task)), *told)
+def _measures(document: Mapping[str, Any], title: str, kind: str, measures: Sequence[str]) -> Table:
+    """One line for each task of a kind, and their mean; the report of the evaluation has more."""
+    values = {name: value for name, value in document["metrics"].items() if name.startswith(f"{kind}/")}
+    tasks = sorted({name.rpartition("/")[0] for name in values if name.rpartition("/")[2] in measures})
+    kinds = [one for one in measures if any(f"{task}/{one}" in values for task in tasks)]
+    table = _table(f"{title}, greedy decoding", "task", "items", *map(wording.meaning, kinds))
+    for task in tasks:
+        found = [values.get(f"{task}/{one}") for one in kinds]
+        table.add_row(task, _number(document["counts"].get(task)), *map(_value, kinds, found))
+    if len(tasks) > 1:
+        columns = [[values[f"{task}/{one}"] for task in tasks if f"{task}/{one}" in values] for one in kinds]
+        means = [statistics.mean(column) for column in columns]
+        table.add_row("mean", "", *map(_value, kinds, means), style="bold")
     return table
+
+
+def _value(measure: str, value: float | None) -> str:
+    return _DASH if value is None else wording.number(measure, value)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -12,7 +12,7 @@ from cslm import storage
 from cslm.apps import provenance, retrain_chain, retrain_report, retrain_schedule
 from cslm.apps.job import SUMMARY, Job, run_job
 from cslm.apps.retrain_chain import Chain, Made, NoGo
-from cslm.apps.retrain_commands import Commands, OverBudget, parent_variables
+from cslm.apps.retrain_commands import Commands, OverBudget, variables
 from cslm.apps.retrain_settings import Config, Recipe
 from cslm.errors import ConfigError, CslmError, Refused
 from cslm.languages import card, drops, lease, planning, state
@@ -208,9 +208,9 @@ def _run(
     parent = Run.open(tracking, job="retrain", output=folder)
     tags = {"cslm.languages": ",".join(planned.languages), "cslm.reason": planned.reason}
     parent.set_tags({**provenance.tags(), **tags})
-    variables = parent_variables(parent.run_id, _own_prompts(look.cards, job.output))
-    commands = Commands(folder, job, config.cluster, config.budget, variables)
-    chain = Chain(planned, look.cards, look.drops, look.champion, config, look.recipe, job, commands)
+    environment = variables(_own_prompts(look.cards, job.output))
+    commands = Commands(folder, job, config.cluster, config.budget, environment)
+    chain = Chain(planned, look.cards, look.drops, look.champion, config, look.recipe, job, commands, parent.run_id)
     state.remember(job.output, planned.name, Attempt(planned.key, planned.run, "running"))
     ending: Ending = "failed"
     reasons: list[str] = []

@@ -53,9 +53,11 @@ class Chain:
         recipe: Recipe,
         job: Job,
         commands: Commands,
+        parent_run: str,
     ) -> None:
         self._planned, self._cards, self._drops, self._champion = planned, cards, drops, champion
         self._config, self._recipe, self._job, self._commands = config, recipe, job, commands
+        self._tracking = {"experiment": config.tracking.experiment, "parent_run": parent_run}
         self.folder = run_folder(job.output, planned)
         self.summaries: dict[str, dict[str, Any]] = {}
 
@@ -85,7 +87,7 @@ class Chain:
         whole = {
             **document,
             "output": {"path": output},
-            "tracking": {"experiment": self._config.tracking.experiment, "run_name": name},
+            "tracking": {**self._tracking, "run_name": name},
             "cluster": {},
         }
         self.summaries[name] = self._commands.run(name, program, whole, output)

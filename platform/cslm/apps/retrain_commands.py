@@ -23,7 +23,7 @@ from cslm.config import fingerprint
 from cslm.errors import EXIT_DONE, CslmError
 from cslm.languages import budget
 from cslm.languages.budget import BudgetSection, Spent
-from cslm.tracking import PARENT_VARIABLE
+from cslm.lm.prompts import PROMPTS_VARIABLE
 
 _RECORD, _SPENT = "steps.json", "spent.json"
 _GRACE_S = 30.0
@@ -42,16 +42,18 @@ class Commands:
     """The jobs of one run, in its folder."""
 
     def __init__(
-        self, folder: str, job: Job, section: ClusterSection, limits: BudgetSection, variables: Mapping[str, str]
+        self, folder: str, job: Job, section: ClusterSection, limits: BudgetSection, environment: Mapping[str, str]
     ) -> None:
         self._folder, self._job, self._section, self._limits = folder, job, section, limits
-        self._variables = dict(variables)
+        self._variables = dict(environment)
         record = storage.join(folder, _SPENT)
         self.spent = Spent(**storage.read_json(record)) if storage.exists(record) else Spent()
 
     def run(self, name: str, program: Sequence[str], document: Mapping[str, Any], output: str) -> dict[str, Any]:
         """Bring a job to its end and return its summary. Raises StepFailed, or OverBudget when a limit is reached."""
-        settings = fingerprint([list(program), document])
+        # Whose part it is in tracking changes nothing of what it makes.
+        made_of = {name: value for name, value in document.items() if name != "tracking"}
+        settings = fingerprint([list(program), made_of])
         # Beside the output: what is made of a language's data is done for every run.
         record, path = storage.join(storage.parent(output), _RECORD), storage.join(output, SUMMARY)
         known = storage.read_json(record) if storage.exists(record) else {}
@@ -79,10 +81,10 @@ class Commands:
             raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
         self._job.console.rule(name, align="left")
         self._job.say(f"$ {' '.join(command)}")
-        variables = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
         started_s = time.monotonic()
         try:
-            code, said, stopped = _run(command, variables, allowed_s, lambda line: self._job.say(f"  {line}"))
+            code, said, stopped = _run(command, environment, allowed_s, lambda line: self._job.say(f"  {line}"))
         finally:
             self.spent = self.spent.plus(time.monotonic() - started_s, num_gpus)
             storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
@@ -107,11 +109,13 @@ def launcher(job: str) -> list[str]:
     return python(storage.join(ROOT, "jobs", f"{job}.py"))
 
 
-def parent_variables(run_id: str, prompts: str | None) -> dict[str, str]:
-    """What the jobs of a run get in their environment: whose children their runs are, and prompts of new languages."""
-    # Modules of the platform without a launcher are found by this; launchers find it by themselves.
-    found = {PARENT_VARIABLE: run_id, "PYTHONPATH": storage.join(ROOT, "platform")}
-    return {**found, "CSLM_PROMPTS": prompts} if prompts else found
+def variables(own_prompts: str | None) -> dict[str, str]:
+    """What jobs get in their environment: where the platform lies, and the folder of prompts that cards bring."""
+    # Modules of the platform without a launcher are found by this; launchers find it by themselves. What the user has
+    # there (a tokenizer of their own) stays.
+    given = os.environ.get("PYTHONPATH")
+    found = {"PYTHONPATH": os.pathsep.join([storage.join(ROOT, "platform"), *([given] if given else [])])}
+    return {**found, PROMPTS_VARIABLE: own_prompts} if own_prompts else found
 
 
 def _done(path: str) -> dict[str, Any] | None:
@@ -122,13 +126,13 @@ def _done(path: str) -> dict[str, Any] | None:
 
 
 def _run(
-    command: Sequence[str], variables: Mapping[str, str], allowed_s: float, say: Callable[[str], None]
+    command: Sequence[str], environment: Mapping[str, str], allowed_s: float, say: Callable[[str], None]
 ) -> tuple[int, deque[str], bool]:
     """Exit code, last lines, and whether it was stopped because its time was over."""
     said: deque[str] = deque(maxlen=2000)
     process = subprocess.Popen(
         command,
-        env=dict(variables),
+        env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cslm import cluster, storage
-from cslm.apps import training_curves, training_preview, training_report
+from cslm.apps import training_checks, training_curves, training_preview, training_report
 from cslm.apps.job import Job, JobConfig
 from cslm.config import fingerprint, group, setting
 from cslm.data import pack, sources
 from cslm.errors import ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import prompts
-from cslm.lm.examples import needs_alignment
 from cslm.lm.model import ModelSection
 from cslm.speech import tokenizer as speech
 from cslm.train import deepspeed_file
@@ -40,7 +39,7 @@ class TrainingConfig(JobConfig):
 
 def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None:
     """Bring the output folder to a trained model; what an interrupted run finished is kept."""
-    _check(config, tasks)
+    training_checks.check(config, tasks)
     document = deepspeed_file.read(config.deepspeed.config_path)
     rows, micro = deepspeed_file.batch_sizes(
         document,
@@ -61,7 +60,7 @@ def run_training(config: TrainingConfig, job: Job, tasks: Sequence[str]) -> None
     key = _key(config, units, tasks, document)
     if job.finished(key):
         return
-    for note in without_effect(config.train):
+    for note in training_checks.without_effect(config, tasks):
         job.say(note)
     cluster.connect(config.cluster)
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and cluster.has_gpus())
@@ -214,66 +213,6 @@ def _languages(section: sources.DataSection) -> list[str]:
         column = [] if named else pc.unique(storage.read_rows(entry.uri, ["language"]).column("language")).to_pylist()
         found |= {part.removeprefix("language=") for part in named} | set(column)
     return sorted(found)
-
-
-def _check(config: TrainingConfig, tasks: Sequence[str]) -> None:
-    faults = []
-    train, data = config.train, config.data
-    if train.rows_per_step < workers(train.num_workers)[1]:
-        faults.append(
-            f"train.rows_per_step: must be at least train.num_workers ({train.num_workers}), so that every worker has "
-            f"a row, found {train.rows_per_step}"
-        )
-    if not storage.exists(sources.units_folder(data.units)):
-        faults.append(f"data.units: must be a units table, found nothing at {storage.absolute(data.units)}")
-    for name in ("alignments", "parallel_text", "dialogues"):
-        path = getattr(data, name)
-        if path and not storage.exists(storage.absolute(path)):
-            faults.append(f"data.{name}: must be a table, found nothing at {storage.absolute(path)}")
-    given = [task for task in tasks if task != "answer" or data.dialogues]
-    given = [task for task in given if task != "s2st" or data.parallel_text]
-    if not data.alignments:
-        weights = data.weights.model_dump()
-        for task in (task for task in given if weights[task] > 0 and needs_alignment(task, data.chain)):
-            remedy = "" if task == "spans" else "take data.chain.form full, or "
-            faults.append(
-                f"data.alignments: {task} needs the times of words, not given; run jobs/align.py on the units, "
-                f"{remedy}set data.weights.{task} 0"
-            )
-    if config.model.path and not storage.exists(storage.join(storage.absolute(config.model.path), "config.json")):
-        faults.append(
-            f"model.path: must be a Hugging Face model folder, found none at {storage.absolute(config.model.path)}"
-        )
-    held_out = train.evaluation
-    if held_out.split == data.split:
-        faults.append(f"train.evaluation.split: must be another than data.split, found {held_out.split} for both")
-    if held_out.split is None and (held_out.patience is not None or held_out.final_model == "best"):
-        faults.append("train.evaluation.split: early stopping and the best model need a held-out split, found none")
-    if faults:
-        raise ConfigError(faults)
-
-
-def without_effect(train: TrainSection) -> list[str]:
-    """What was set and changes nothing, a sentence each."""
-    given, notes = train.model_fields_set, []
-
-    def note(name: str, reason: str) -> None:
-        if name in given:
-            notes.append(f"train.{name} has no effect: {reason}")
-
-    if train.schedule != "wsd":
-        note("decay_fraction", f"train.schedule is {train.schedule}, not wsd")
-    if train.schedule == "constant":
-        note("final_learning_rate_fraction", "train.schedule is constant")
-    if train.optimizer != "muon":
-        note("muon_learning_rate", f"train.optimizer is {train.optimizer}")
-    else:
-        note("max_grad_norm", "Muon's updates have a size of their own")
-    if train.max_steps is not None:
-        note("epochs", "train.max_steps is given")
-    if train.evaluation.split is None:
-        note("keep_best", "train.evaluation.split is not given")
-    return notes
 
 
 def _units_facts(section: sources.DataSection) -> dict[str, Any]:

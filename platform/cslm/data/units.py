@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from cslm import contracts
+from cslm import contracts, storage
+from cslm.data import sources
 from cslm.data.counts import utterance_counts
 from cslm.data.recordings import waveforms_of
 from cslm.speech.tokenizer import SpeechTokenizer, encode_all
@@ -70,3 +72,33 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 def _sum(seconds: Iterable[float | None]) -> float:
     return float(sum(value or 0.0 for value in seconds))
+
+
+def unmerged(units: pa.Table) -> pa.Table:
+    """The same utterances with a unit for every frame: repeats are not merged, and every duration is one frame."""
+    codes = [
+        np.repeat(one, lengths)
+        for one, lengths in zip(
+            *(sources.number_lists(units.column(name)) for name in ("units", "durations")), strict=True
+        )
+    ]
+    for name, lists in (("units", codes), ("durations", [np.ones(len(one), np.uint16) for one in codes])):
+        place = units.schema.get_field_index(name)
+        units = units.set_column(place, units.schema.field(place), pa.array(lists, units.schema.field(place).type))
+    return units
+
+
+def write_unmerged(source: str, target: str) -> None:
+    """Write `unmerged` of a tokenize job's output to another folder, its tokenizer beside it; once."""
+    table, tokenizer = (storage.join(target, name) for name in ("units", "tokenizer"))
+    if storage.exists(tokenizer):
+        return
+    folder = storage.join(source, "units")
+    for file in storage.list_files(folder, ".parquet"):
+        rows = contracts.load("units").check(unmerged(storage.read_table(file)), file)
+        storage.write_table(rows, storage.join(table, file.removeprefix(folder).strip("/")))
+    # Last, so that it tells that the table is whole.
+    there = storage.join(source, "tokenizer")
+    with storage.published_folder(tokenizer) as here:
+        for file in storage.list_files(there):
+            storage.write_bytes(storage.join(here, file.removeprefix(there).strip("/")), storage.read_bytes(file))

@@ -51,6 +51,7 @@ class ZeroEngine:
         self.lm = self._built.lm
         if stage_of(config) == 3:
             collectives.exchange_and_add(coalesced_collectives)
+            collectives.gather_together(deepspeed.zero.Init)
             # A layer is gathered as one: hooks at each of its dozen parts cost more than they could overlap.
             deepspeed.utils.set_z3_leaf_modules(self.lm, layer_classes(self.lm))
         self._engine, self._optimizer, _, self._scheduler = deepspeed.initialize(

@@ -4,6 +4,7 @@ Metrics are written by a thread of their own: a slow tracking server must not ho
 """
 
 import queue
+import statistics
 import threading
 import time
 from collections.abc import Mapping
@@ -123,6 +124,8 @@ def line_of(metrics: Mapping[str, float], rate: tuple[str, str]) -> str:
     ):
         if name in metrics:
             told.append(form.format(metrics[name]))
+        if name == "loss/total" and (tasks := _losses_of_tasks(metrics)):
+            told[-1:] = [f"{told[-1]} ({', '.join(f'{task} {loss:.3f}' for task, loss in tasks.items())})"]
     memory = metrics.get("memory/device_peak_bytes", metrics.get("memory/process_bytes"))
     if memory is not None:
         told.append(f"{memory / 2**30:.1f} GiB")
@@ -131,6 +134,16 @@ def line_of(metrics: Mapping[str, float], rate: tuple[str, str]) -> str:
             told.append(f"{word} {metrics[name]:.0f}")
     errors = " ".join(f"{name.split('/')[2]} {value:.1%}" for name, value in metrics.items() if _is_error(name))
     return "  ".join([*told, f"error {errors}"] if errors else told)
+
+
+def _losses_of_tasks(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The loss of each task, the mean over its languages: all of them would not fit a line; the run has each."""
+    found: dict[str, list[float]] = {}
+    for name, value in metrics.items():
+        kind, _, group = name.partition("/")
+        if kind == "loss" and "/" in group:
+            found.setdefault(group.partition("/")[0], []).append(value)
+    return {task: statistics.mean(losses) for task, losses in sorted(found.items())}
 
 
 def _is_error(metric: str) -> bool:

@@ -1,9 +1,10 @@
 import numpy as np
 
-from cslm import contracts
+from cslm import contracts, storage
 from cslm.data import recordings
 from cslm.data.intake import Intake
-from cslm.data.units import tokenize_piece
+from cslm.data.units import tokenize_piece, write_unmerged
+from cslm.speech import tokenizer as speech
 from cslm.speech.tokenizer import UnitSequence, expand_repeats
 from cslm.speech.tokenizers import KMeansSection
 from cslm.speech.tokenizers.kmeans import KMeansTokenizer
@@ -58,3 +59,19 @@ def test_units_and_durations_give_the_codes_of_every_frame(tmp_path):
 def test_a_piece_of_rejects_alone_has_no_units(tmp_path):
     units, rejects, counts = tokenize_piece(piece_of([{"id": "m", "audio": f"{tmp_path}/missing.wav"}]), TOKENIZER)
     assert (units.num_rows, rejects.num_rows, counts["units"]) == (0, 1, 0)
+
+
+def test_a_table_of_unmerged_units_has_a_code_for_every_frame_and_the_same_tokenizer(tmp_path):
+    sounds.write(tmp_path / "a.wav", 1, 2)
+    merged, _, _ = tokenize_piece(piece_of([{"id": "a", "audio": f"{tmp_path}/a.wav"}]), TOKENIZER)
+    storage.write_table(merged, f"{tmp_path}/of/units/language=en/part-0.parquet")
+    TOKENIZER.save(f"{tmp_path}/of/tokenizer")
+    write_unmerged(f"{tmp_path}/of", f"{tmp_path}/to")
+    found = contracts.load("units").check(storage.read_table(f"{tmp_path}/to/units"))
+    [before], [after] = merged.to_pylist(), found.to_pylist()
+    assert len(after["units"]) == after["num_frames"] == before["num_frames"] > len(before["units"])
+    sequence = UnitSequence(*(np.array(before[name], np.uint16) for name in ("units", "durations")))
+    assert after["units"] == expand_repeats(sequence).tolist()
+    assert set(after["durations"]) == {1}
+    assert storage.listing_digest(f"{tmp_path}/to/tokenizer") != ""
+    assert speech.load("kmeans", f"{tmp_path}/to/tokenizer").fingerprint == TOKENIZER.fingerprint

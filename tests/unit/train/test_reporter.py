@@ -3,7 +3,7 @@
 import pytest
 
 from cslm.tracking import Run, TrackingSection
-from cslm.train.reporter import Reporter
+from cslm.train.reporter import Reporter, line_of
 
 
 @pytest.fixture
@@ -30,3 +30,9 @@ def test_steps_that_come_again_are_recorded_once(process_group, run):
     again.close()
     history = run._client.get_metric_history(run.run_id, "loss/total")
     assert [(point.step, point.value) for point in history] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 500)]
+
+
+def test_a_line_tells_the_loss_of_every_task():
+    told = {"loss/total": 1.5, "loss/mt/en-zh": 3.0, "loss/asr/en": 1.0, "loss/asr/zh": 2.0, "optimizer/grad_norm": 0.5}
+    assert line_of(told, ("", "")) == "loss 1.500 (asr 1.500, mt 3.000)  norm 0.5"
+    assert line_of({"loss/total": 1.5}, ("", "")) == "loss 1.500"
