@@ -5,17 +5,13 @@ code and the summary.json beside its output. A step that is finished with the sa
 """
 
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cslm import cluster, storage
-from cslm.apps import keeper
+from cslm.apps import retrain_process
 from cslm.apps.job import SUMMARY, Job
 from cslm.apps.retrain_settings import ROOT
 from cslm.cluster import ClusterSection
@@ -26,7 +22,6 @@ from cslm.languages.budget import BudgetSection, Spent
 from cslm.lm.prompts import PROMPTS_VARIABLE
 
 _RECORD, _SPENT = "steps.json", "spent.json"
-_GRACE_S = 30.0
 _LAST_LINES = 15
 
 
@@ -84,7 +79,9 @@ class Commands:
         environment = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
         started_s = time.monotonic()
         try:
-            code, said, stopped = _run(command, environment, allowed_s, lambda line: self._job.say(f"  {line}"))
+            code, said, stopped = retrain_process.run(
+                command, environment, allowed_s, lambda line: self._job.say(f"  {line}")
+            )
         finally:
             self.spent = self.spent.plus(time.monotonic() - started_s, num_gpus)
             storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
@@ -123,45 +120,3 @@ def _done(path: str) -> dict[str, Any] | None:
         return None
     summary: dict[str, Any] = storage.read_json(path)
     return summary if summary.get("status") == "done" else None
-
-
-def _run(
-    command: Sequence[str], environment: Mapping[str, str], allowed_s: float, say: Callable[[str], None]
-) -> tuple[int, deque[str], bool]:
-    """Exit code, last lines, and whether it was stopped because its time was over."""
-    said: deque[str] = deque(maxlen=2000)
-    process = subprocess.Popen(
-        command,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for us
-        preexec_fn=keeper.follow_parent,
-    )
-    over = threading.Event()
-
-    def stop() -> None:
-        over.set()
-        process.send_signal(signal.SIGTERM)
-
-    # A timer cannot wait for longer than some centuries.
-    timer = threading.Timer(min(allowed_s, threading.TIMEOUT_MAX), stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line.rstrip())
-            say(line.rstrip())
-        return process.wait(), said, over.is_set()
-    finally:
-        timer.cancel()
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

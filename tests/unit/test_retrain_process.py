@@ -7,20 +7,20 @@ import sys
 
 import psutil
 
-from cslm.apps import retrain_commands
+from cslm.apps import retrain_process
 
 PYTHON = sys.executable
 OWNER = """
 import os, sys
-from cslm.apps import retrain_commands
+from cslm.apps import retrain_process
 command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
-retrain_commands._run(command, dict(os.environ), 600, lambda line: print(line, flush=True))
+retrain_process.run(command, dict(os.environ), 600, lambda line: print(line, flush=True))
 """
 
 
 def run(code: str, allowed_s: float = 600) -> tuple[int, list[str], bool]:
     said: list[str] = []
-    found, last, stopped = retrain_commands._run([PYTHON, "-c", code], dict(os.environ), allowed_s, said.append)
+    found, last, stopped = retrain_process.run([PYTHON, "-c", code], dict(os.environ), allowed_s, said.append)
     assert list(last) == said
     return found, said, stopped
 
