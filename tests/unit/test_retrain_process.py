@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import psutil
 
@@ -14,13 +15,13 @@ OWNER = """
 import os, sys
 from cslm.apps import retrain_process
 command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
-retrain_process.run(command, dict(os.environ), 600, lambda line: print(line, flush=True))
+retrain_process.run(command, dict(os.environ), lambda line: print(line, flush=True), lambda: False, 60)
 """
 
 
-def run(code: str, allowed_s: float = 600) -> tuple[int, list[str], bool]:
+def run(code: str, is_over: Callable[[], bool] = lambda: False) -> tuple[int, list[str], bool]:
     said: list[str] = []
-    found, last, stopped = retrain_process.run([PYTHON, "-c", code], dict(os.environ), allowed_s, said.append)
+    found, last, stopped = retrain_process.run([PYTHON, "-c", code], dict(os.environ), said.append, is_over, 0.05)
     assert list(last) == said
     return found, said, stopped
 
@@ -30,7 +31,7 @@ def test_a_process_is_told_by_its_exit_code_and_lines() -> None:
 
 
 def test_a_process_is_stopped_when_its_time_is_over() -> None:
-    code, _, stopped = run("import time; time.sleep(600)", allowed_s=0.2)
+    code, _, stopped = run("import time; time.sleep(600)", lambda: True)
     assert stopped
     assert code == -signal.SIGTERM
 

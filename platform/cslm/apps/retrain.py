@@ -233,6 +233,10 @@ def _run(
         raise
     except CslmError as error:
         reasons = [str(error)]
+    except OSError as error:
+        if not storage.is_fault(error):
+            raise
+        reasons = [str(storage.fault(error))]
     report = retrain_report.write(
         planned, look.cards, look.champion, chain, made, verdict, ending, reasons, commands.spent
     )

@@ -23,6 +23,7 @@ from cslm.lm.prompts import PROMPTS_VARIABLE
 
 _RECORD, _SPENT = "steps.json", "spent.json"
 _LAST_LINES = 15
+_LOOK_EVERY_S = 10.0
 
 
 class StepFailed(CslmError):
@@ -41,6 +42,7 @@ class Commands:
     ) -> None:
         self._folder, self._job, self._section, self._limits = folder, job, section, limits
         self._variables = dict(environment)
+        self._counted_s = time.monotonic()
         record = storage.join(folder, _SPENT)
         self.spent = Spent(**storage.read_json(record)) if storage.exists(record) else Spent()
 
@@ -70,21 +72,18 @@ class Commands:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         cluster.connect(self._section)
-        num_gpus = cluster.num_gpus()
-        allowed_s = budget.left_s(self.spent, num_gpus, self._limits)
-        if allowed_s <= 0:
+        if budget.left_s(self.spent, cluster.num_gpus(), self._limits) <= 0:
             raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
         self._job.console.rule(name, align="left")
         self._job.say(f"$ {' '.join(command)}")
         environment = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
-        started_s = time.monotonic()
+        self._counted_s = time.monotonic()
         try:
             code, said, stopped = retrain_process.run(
-                command, environment, allowed_s, lambda line: self._job.say(f"  {line}")
+                command, environment, lambda line: self._job.say(f"  {line}"), self._is_over, _LOOK_EVERY_S
             )
         finally:
-            self.spent = self.spent.plus(time.monotonic() - started_s, num_gpus)
-            storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
+            self._is_over()
         log = storage.join(self._folder, "logs", f"{name.replace(' ', '-')}.txt")
         storage.write_text(log, "".join(f"{line}\n" for line in said))
         if stopped:
@@ -94,6 +93,17 @@ class Commands:
         if code != EXIT_DONE:
             last = "\n".join(f"  {line}" for line in list(said)[-_LAST_LINES:])
             raise StepFailed(f"{name}: must end with exit code 0, found {code}; its last lines ({log}):\n{last}")
+
+    def _is_over(self) -> bool:
+        """Count what was spent since the last look, on the GPUs that the cluster has now, and tell whether it is all.
+
+        Kept at every look: the cluster grows and shrinks meanwhile, and this process may be killed.
+        """
+        now_s, num_gpus = time.monotonic(), cluster.num_gpus()
+        self.spent = self.spent.plus(now_s - self._counted_s, num_gpus)
+        self._counted_s = now_s
+        storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
+        return budget.left_s(self.spent, num_gpus, self._limits) <= 0
 
 
 def python(*arguments: str) -> list[str]:

@@ -1,6 +1,5 @@
 """A process that is started, listened to, stopped when its time is over, and never outlives the one that started it."""
 
-import signal
 import subprocess
 import threading
 from collections import deque
@@ -13,9 +12,13 @@ _KEPT_LINES = 2000
 
 
 def run(
-    command: Sequence[str], environment: Mapping[str, str], allowed_s: float, say: Callable[[str], None]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    is_over: Callable[[], bool],
+    look_every_s: float,
 ) -> tuple[int, deque[str], bool]:
-    """Exit code, last lines, and whether it was stopped because its time was over."""
+    """Exit code, last lines, and whether it was stopped because `is_over` said so, which is asked again and again."""
     said: deque[str] = deque(maxlen=_KEPT_LINES)
     process = subprocess.Popen(
         command,
@@ -27,28 +30,35 @@ def run(
         start_new_session=True,  # Ctrl-C is for us
         preexec_fn=keeper.follow_parent,
     )
-    over = threading.Event()
+    ended, stopped = threading.Event(), threading.Event()
 
-    def stop() -> None:
-        over.set()
-        process.send_signal(signal.SIGTERM)
+    def watch() -> None:
+        while not ended.wait(look_every_s):
+            if is_over():
+                stopped.set()
+                _stop(process)
+                return
 
-    # A timer cannot wait for longer than some centuries.
-    timer = threading.Timer(min(allowed_s, threading.TIMEOUT_MAX), stop)
-    timer.daemon = True
-    timer.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line.rstrip())
             say(line.rstrip())
-        return process.wait(), said, over.is_set()
+        return process.wait(), said, stopped.is_set()
     finally:
-        timer.cancel()
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        ended.set()
+        watcher.join()
+        _stop(process)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """Ask a process to end, and end it when it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
