@@ -5,6 +5,7 @@ code and the summary.json beside its output. A step that is finished with the sa
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class Commands:
         return summary
 
     def _start(self, name: str, command: Sequence[str]) -> None:
-        cluster.connect(self._section)
+        self._connect()
         if budget.left_s(self.spent, cluster.num_gpus(), self._limits) <= 0:
             raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
         self._job.console.rule(name, align="left")
@@ -93,6 +94,13 @@ class Commands:
         if code != EXIT_DONE:
             last = "\n".join(f"  {line}" for line in list(said)[-_LAST_LINES:])
             raise StepFailed(f"{name}: must end with exit code 0, found {code}; its last lines ({log}):\n{last}")
+
+    def _connect(self) -> None:
+        """Join or start the cluster, and stay the one who decides what a signal to end does: Ray sets its own."""
+        handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+        cluster.connect(self._section)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
 
     def _is_over(self) -> bool:
         """Count what was spent since the last look, on the GPUs that the cluster has now, and tell whether it is all.
