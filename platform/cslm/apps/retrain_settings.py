@@ -106,10 +106,11 @@ class Recipe:
         self.made = Made(
             tokenizer=str(self.described["fingerprint"]),
             recipe=fingerprint([section.base_model, self._documents["pretrain"], self._documents["sft"]]),
-            training=fingerprint(
+            tables=fingerprint([self._documents["tokenize"], self._documents["align"]]),
+            continuing=fingerprint(
                 [
                     config.replay.model_dump(),
-                    *(self._documents[name] for name in ("tokenize", "align", "continued_pretrain", "continued_sft")),
+                    *(self._documents[name] for name in ("continued_pretrain", "continued_sft")),
                 ]
             ),
             judging=fingerprint(

@@ -31,8 +31,9 @@ class Made:
 
     tokenizer: str
     recipe: str
-    # Of all else that training depends on (replay ...), and of what judges it (gate, evaluation ...).
-    training: str
+    # Of how data becomes tables, of how the champion is continued (replay ...), of what judges (gate, evaluation ...).
+    tables: str
+    continuing: str
     judging: str
 
 
@@ -111,12 +112,12 @@ def _planned(
 ) -> Planned:
     taught = {code: [cards[code].taught, drops[code].digest] for code in languages}
     asked = {code: cards[code].fingerprint for code in languages}
-    of_training = fingerprint([made.tokenizer, made.recipe, made.training, taught])
-    start = champion.run if champion is not None and replayed else None
+    continues = name != TOGETHER and champion is not None
+    start = [champion.run, made.continuing] if continues and champion is not None else None
+    of_training = fingerprint([made.tokenizer, made.recipe, made.tables, taught])
     run = f"{'all' if name == TOGETHER else name}-{fingerprint([of_training, start])[:8]}"
-    return Planned(
-        name, "", languages, replayed, name != TOGETHER, run, fingerprint([of_training, asked, made.judging])
-    )
+    key = fingerprint([of_training, made.continuing if continues else None, asked, made.judging])
+    return Planned(name, "", languages, replayed, continues, run, key)
 
 
 def _together(champion: Champion | None, made: Made) -> str | None:

@@ -8,7 +8,7 @@ from cslm.languages.drops import Drop
 from cslm.languages.planning import DueSection, Made, Planned
 from cslm.languages.state import TOGETHER, Attempt, Champion, Known
 
-MADE = Made("tokenizer-1", "recipe-1", "training-1", "judging-1")
+MADE = Made("tokenizer-1", "recipe-1", "tables-1", "continuing-1", "judging-1")
 
 
 def card(code: str, **changes: object) -> Card:
@@ -47,6 +47,9 @@ def test_without_a_champion_all_languages_are_trained_together() -> None:
     (one,), _ = plan(champion=None)
     assert (one.name, one.languages, one.replayed, one.continues) == (TOGETHER, ("en", "es", "fr"), (), False)
     assert one.run.startswith("all-")
+    # How a champion would be continued does not matter where there is none.
+    (same,), _ = plan(champion=None, made=replace(MADE, continuing="continuing-2"))
+    assert same.run == one.run
 
 
 def test_a_new_card_is_due_and_the_others_are_replayed() -> None:
@@ -85,8 +88,9 @@ def test_what_was_refused_is_due_again_with_another_card_data_or_gate_only() -> 
     assert again.run == one.run
     (again,), _ = plan(refused, made=replace(MADE, judging="judging-2"))
     assert again.run == one.run
-    (again,), _ = plan(refused, made=replace(MADE, training="training-2"))
-    assert again.run != one.run
+    for other in (replace(MADE, continuing="continuing-2"), replace(MADE, tables="tables-2")):
+        (again,), _ = plan(refused, made=other)
+        assert again.run != one.run
 
 
 def test_what_was_interrupted_or_failed_goes_on_as_the_same_run() -> None:
