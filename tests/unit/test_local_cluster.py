@@ -22,7 +22,7 @@ class Answers(BaseHTTPRequestHandler):
     prepared: dict[str, list[tuple[int, Any]]]
 
     def do_GET(self) -> None:
-        path = "logs" if self.path.endswith("/logs") else "state"
+        path = "logs" if self.path.endswith("/logs") else "jobs" if self.path.endswith("/jobs/") else "state"
         answers = type(self).prepared[path]
         code, document = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(code)
@@ -54,6 +54,7 @@ def submit(cluster: LocalCluster, tmp_path: Path, state: list[Any], logs: list[s
     Answers.prepared = {
         "state": [one if isinstance(one, tuple) else (200, one) for one in state],
         "logs": [(200, {"logs": text}) for text in logs],
+        "jobs": [(200, [])],
     }
     said: list[str] = []
     return cluster.submit("job", ["true"], working_dir=str(tmp_path), env={}, say=said.append), said
@@ -93,3 +94,34 @@ def test_a_cluster_that_has_ended_is_told(cluster: LocalCluster, tmp_path: Path)
     cluster._process = None
     with pytest.raises(CslmError, match="must answer at"):
         submit(cluster, tmp_path, [(503, {}), DONE], [""])
+
+
+def submitting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: list[str]) -> Path:
+    """Let the submitting command say these things one run after the other and fail, then nothing; gives its runs."""
+    runs = tmp_path / "runs"
+    program = (
+        "import pathlib, sys; runs = pathlib.Path(sys.argv[1]); said = sys.argv[2:];"
+        "number = len(runs.read_text()) if runs.exists() else 0; runs.write_text('.' * (number + 1));"
+        "sys.exit(said[number]) if number < len(said) else None"
+    )
+    monkeypatch.setattr(
+        local_cluster, "submit_command", lambda *_, **__: [sys.executable, "-c", program, str(runs), *says]
+    )
+    return runs
+
+
+def test_a_job_is_submitted_again_when_the_busy_cluster_cut_the_connection(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = submitting(monkeypatch, tmp_path, ["requests.exceptions.ConnectionError: RemoteDisconnected"] * 2)
+    assert submit(cluster, tmp_path, [DONE], ["done\n"]) == (0, ["done"])
+    assert len(runs.read_text()) == 3
+
+
+def test_a_job_that_the_cluster_refuses_is_submitted_once(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = submitting(monkeypatch, tmp_path, ["the working directory is too large"])
+    with pytest.raises(CslmError, match="the working directory is too large"):
+        submit(cluster, tmp_path, [DONE], [""])
+    assert len(runs.read_text()) == 1

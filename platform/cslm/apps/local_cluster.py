@@ -33,6 +33,8 @@ _STOP_TIMEOUT_S = 40.0
 _LOOK_EVERY_S = 0.4
 _LOOKS_FOR_OUTPUT = 4  # the whole output is sent each time
 _PATIENCE_S = 180.0
+_SUBMISSIONS = 3
+_CUT_OFF = ("ConnectionError", "ConnectionResetError", "RemoteDisconnected", "Timeout")
 _OBJECT_STORE_BYTES = 1 << 30
 # Longer and the sockets below it do not fit into the 107 characters that a UNIX socket's path may have.
 _LONGEST_TEMPORARY_FOLDER = 40
@@ -121,11 +123,7 @@ class LocalCluster:
         """
         job = f"{name}-{uuid.uuid4().hex[:8]}"
         command = submit_command(self.address, job, entrypoint, working_dir=working_dir, env=env)
-        submitted = subprocess.run(
-            command, cwd=working_dir, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        if submitted.returncode != 0:
-            raise CslmError(f"a job must be taken by the cluster; {shlex.join(command)} said:\n{submitted.stdout}")
+        self._hand_over(command, job, working_dir)
         told = 0
         for look in itertools.count():
             info = self._get(f"/api/jobs/{job}")
@@ -145,6 +143,25 @@ class LocalCluster:
             say(f"the job ended as {info['status']}: {info.get('message')}")
             return 1
         return int(code)
+
+    def _hand_over(self, command: Sequence[str], job: str, working_dir: str) -> None:
+        """Run the command that submits a job until the cluster has the job, which it may have though it did not say so.
+
+        A busy cluster closes connections that it does not come to in time.
+        """
+        for attempt in range(1, _SUBMISSIONS + 1):
+            submitted = subprocess.run(
+                command,
+                cwd=working_dir,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            if submitted.returncode == 0 or job in {one.get("submission_id") for one in self._get("/api/jobs/")}:
+                return
+            if attempt == _SUBMISSIONS or not any(sign in submitted.stdout for sign in _CUT_OFF):
+                raise CslmError(f"a job must be taken by the cluster; {shlex.join(command)} said:\n{submitted.stdout}")
 
     def _get(self, path: str, patience_s: float = _PATIENCE_S) -> Any:
         """What the cluster answers; one that is alive but too busy to answer is asked again."""
