@@ -327,3 +327,15 @@ def test_a_new_tokenizer_makes_all_languages_due_together_from_the_base(
     told = capsys.readouterr().out
     assert "en, es, zh: due, the speech tokenizer is another one" in told
     assert "from the recipe's base model" in told
+
+
+def test_units_for_systemd_run_ticks_of_the_same_settings(
+    home: Path, jobs: Jobs, tick: Tick, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain.main([*settings(home, replay__share=0.25), "--print-systemd"]) == 2
+    assert "every: required" in capsys.readouterr().err
+    assert retrain.main([*settings(home, every="0 3 * * 1"), "--print-systemd"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("ExecStart=")]
+    file = line.split()[-1]
+    assert retrain.main(["--config", file]) == 0
+    assert numbers(home) == ("1", None)
