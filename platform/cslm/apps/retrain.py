@@ -138,7 +138,9 @@ def _plan(look: Tick, config: Config, job: Job) -> tuple[list[Planned], dict[str
 
 def _show_plan(look: Tick, config: Config, job: Job) -> list[Planned]:
     planned, waiting = _plan(look, config, job)
-    champion = f"version {look.version.number}, {', '.join(look.champion.languages)}" if _has(look) else "none yet"
+    champion = "none yet"
+    if look.version is not None and look.champion is not None:
+        champion = f"version {look.version.number}, {', '.join(look.champion.languages)}"
     job.say(f"champion of {config.registry.name}: {champion}")
     for code, reason in [*waiting.items(), *look.missing.items()]:
         job.say(f"{code} is not due: {reason}")
@@ -149,10 +151,6 @@ def _show_plan(look: Tick, config: Config, job: Job) -> list[Planned]:
     if not planned:
         job.say("nothing is due")
     return planned
-
-
-def _has(look: Tick) -> bool:
-    return look.version is not None and look.champion is not None
 
 
 def _tick(config: Config, job: Job, held: Lease) -> None:

@@ -199,8 +199,9 @@ class Chain:
         if self._recipe.aligns and dialogues and alignments.answers(dialogues):
             document = self._recipe.of("align")
             document["data"] = {**document.get("data", {}), "units": folder, "dialogues": dialogues}
-            tables["alignments"] = storage.join(self.folder, "align")
-            self._step("align", "align", document, tables["alignments"])
+            output = storage.join(self.folder, "align")
+            self._step("align", "align", document, output)
+            tables["alignments"] = output
         return tables
 
     def _train(self, tables: Mapping[str, str | None]) -> str:

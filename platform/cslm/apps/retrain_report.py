@@ -41,7 +41,11 @@ def write(
     section = BootstrapSection()
     compared = figures.compared(before, after, section) if before is not None and after is not None else []
     seen = {(task, metric) for task, metric, _ in compared}
-    alone = [one for one in figures.figures(after, section) if (one.task, one.metric) not in seen] if after else []
+    alone = (
+        [one for one in figures.figures(after, section) if (one.task, one.metric) not in seen]
+        if after is not None
+        else []
+    )
     known = list(champion.languages) if champion else []
     curves = {job: storage.join(chain.folder, job, training_curves.FILE) for job in ("pretrain", "sft")}
     html = page.render(

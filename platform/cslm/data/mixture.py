@@ -141,8 +141,8 @@ def _replayed(
     kept: list[tuple[float, float]] = []
     volumes: dict[str, float | None] = {}
     for task, wanted in wanted_of.items():
-        known = {name for name in wanted if is_known(name, section.languages)}
-        old = sum(wanted[name] * sizes_of[task][name] for name in sorted(known))
+        known = [name for name in sorted(wanted) if is_known(name, section.languages)]
+        old = sum(wanted[name] * sizes_of[task][name] for name in known)
         new = sum(repeats * sizes_of[task][name] for name, repeats in wanted.items() if name not in known)
         volumes[task] = new * share / (1 - share) if new > 0 else None
         if new > 0 and old > 0:

@@ -76,7 +76,8 @@ def judge(new: Carried, known: Mapping[str, Carried], section: CeilingSection) -
         *_rates(new, known, section),
         *_script(new, section),
     ]
-    grade = max((one for one, _ in found), key=_ORDER.index, default="caution")
+    grades: list[Grade] = [one for one, _ in found]
+    grade: Grade = max(grades, key=_ORDER.index, default="caution")
     ordered = sorted(found, key=lambda one: -_ORDER.index(one[0]))
     return Opinion(grade, [f"{one}: {told}" for one, told in ordered])
 

@@ -135,8 +135,8 @@ def _targets(found: Mapping[str, Figure], targets: Mapping[str, float]) -> list[
                 f"{one.name}: the card asks for {least} {bound:g}, found {one.value:.4g} "
                 f"({one.low:.4g} to {one.high:.4g}, {one.num_items} items)"
             )
-            of_figure = {"low": one.low, "high": one.high, "num_items": one.num_items}
-            checks.append(Check("target", one.name, passed, told, one.value, bound, **of_figure))
+            bounds = {"low": one.low, "high": one.high}
+            checks.append(Check("target", one.name, passed, told, one.value, bound, num_items=one.num_items, **bounds))
     return checks
 
 
