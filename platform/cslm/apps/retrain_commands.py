@@ -43,7 +43,7 @@ class Commands:
     ) -> None:
         self._folder, self._job, self._section, self._limits = folder, job, section, limits
         self._variables = dict(environment)
-        self._counted_s = time.monotonic()
+        self._counted_s, self._num_gpus = time.monotonic(), 0.0
         record = storage.join(folder, _SPENT)
         self.spent = Spent(**storage.read_json(record)) if storage.exists(record) else Spent()
 
@@ -73,7 +73,8 @@ class Commands:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         self._connect()
-        if budget.left_s(self.spent, cluster.num_gpus(), self._limits) <= 0:
+        self._num_gpus = cluster.num_gpus()
+        if budget.left_s(self.spent, self._num_gpus, self._limits) <= 0:
             raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
         self._job.console.rule(name, align="left")
         self._job.say(f"$ {' '.join(command)}")
@@ -84,7 +85,7 @@ class Commands:
                 command, environment, lambda line: self._job.say(f"  {line}"), self._is_over, _LOOK_EVERY_S
             )
         finally:
-            self._is_over()
+            self._count()
         log = storage.join(self._folder, "logs", f"{name.replace(' ', '-')}.txt")
         storage.write_text(log, "".join(f"{line}\n" for line in said))
         if stopped:
@@ -103,15 +104,20 @@ class Commands:
             signal.signal(one, handler)
 
     def _is_over(self) -> bool:
-        """Count what was spent since the last look, on the GPUs that the cluster has now, and tell whether it is all.
+        """Whether the budget is spent, by the GPUs that the cluster has now: it grows and shrinks while a step runs."""
+        self._num_gpus = cluster.num_gpus()
+        self._count()
+        return budget.left_s(self.spent, self._num_gpus, self._limits) <= 0
 
-        Kept at every look: the cluster grows and shrinks meanwhile, and this process may be killed.
+    def _count(self) -> None:
+        """Add what was spent since the last look, and keep it: this process may be killed.
+
+        The cluster is not asked: at the end of a step that was interrupted it may be gone, and would not answer.
         """
-        now_s, num_gpus = time.monotonic(), cluster.num_gpus()
-        self.spent = self.spent.plus(now_s - self._counted_s, num_gpus)
+        now_s = time.monotonic()
+        self.spent = self.spent.plus(now_s - self._counted_s, self._num_gpus)
         self._counted_s = now_s
         storage.write_json(storage.join(self._folder, _SPENT), self.spent.__dict__)
-        return budget.left_s(self.spent, num_gpus, self._limits) <= 0
 
 
 def python(*arguments: str) -> list[str]:
