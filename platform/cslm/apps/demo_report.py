@@ -127,10 +127,10 @@ def _measures(document: Mapping[str, Any], title: str, kind: str, measures: Sequ
     values = {name: value for name, value in document["metrics"].items() if name.startswith(f"{kind}/")}
     tasks = sorted({name.rpartition("/")[0] for name in values if name.rpartition("/")[2] in measures})
     kinds = [one for one in measures if any(f"{task}/{one}" in values for task in tasks)]
-    table = _table(f"{title}, greedy decoding", "task", "items", *map(wording.meaning, kinds))
+    table = _table(f"{title}, greedy decoding", "spoken", "items", *map(wording.meaning, kinds))
     for task in tasks:
         found = [values.get(f"{task}/{one}") for one in kinds]
-        table.add_row(task, _number(document["counts"].get(task)), *map(_value, kinds, found))
+        table.add_row(task.partition("/")[2], _number(document["counts"].get(task)), *map(_value, kinds, found))
     if len(tasks) > 1:
         columns = [[values[f"{task}/{one}"] for task in tasks if f"{task}/{one}" in values] for one in kinds]
         means = [statistics.mean(column) for column in columns]
@@ -145,7 +145,7 @@ def _value(measure: str, value: float | None) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(column, justify="right" if place else "left", no_wrap=not place)
     return table
 
 
