@@ -28,7 +28,7 @@ from cslm.storage import HOME_VARIABLE
 _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 # Not the credentials: nodes have their own, or get them from whoever submits the job.
 _PASSED_ON = (
-    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST"),
+    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "CSLM_PROMPTS"),
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
 )
 
@@ -69,8 +69,18 @@ def connect(section: ClusterSection) -> None:
 
 def has_gpus() -> bool:
     """Whether any node of the cluster has a GPU now."""
+    return num_gpus() > 0
+
+
+def num_gpus() -> float:
+    """GPUs of all nodes that the cluster has now."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0) > 0
+    return resources.get("GPU", 0.0)
+
+
+def address() -> str:
+    """Where another process of this machine joins the cluster that this one is on."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _quiet_ray_data() -> None:
