@@ -28,11 +28,11 @@ from cslm.storage import HOME_VARIABLE
 # Workers free and ask for the same megabytes over and over. By default glibc gives them back to the system each time,
 # and the page faults of having them again took a third of the time of a light tokenizer.
 _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-# What the autoscaler of the cluster may start; see `num_gpus`.
+# What the autoscaler of the cluster may start; see `most_gpus`.
 GPUS_VARIABLE = "CSLM_AUTOSCALED_GPUS"
 # Not the credentials: nodes have their own, or get them from whoever submits the job.
 _PASSED_ON = (
-    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST"),
+    *(HOME_VARIABLE, "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "CSLM_PROMPTS"),
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
 )
 
@@ -91,10 +91,15 @@ def _loopback_only() -> Iterator[None]:
 
 def has_gpus() -> bool:
     """Whether any node of the cluster has a GPU, or its autoscaler may start one that has."""
-    return num_gpus() > 0
+    return most_gpus() > 0
 
 
-def num_gpus(accelerator: str | None = None) -> float:
+def num_gpus() -> float:
+    """GPUs of all nodes that the cluster has now."""
+    return resources_here("GPU")
+
+
+def most_gpus(accelerator: str | None = None) -> float:
     """GPUs of a type, or of any, that the cluster has or may come to have.
 
     Ray does not tell what an autoscaler may start: whoever defines a cluster says it in CSLM_AUTOSCALED_GPUS, as in
@@ -118,6 +123,11 @@ def resources_here(kind: str, accelerator: str | None = None) -> float:
 def of_type(accelerator: str | None) -> dict[str, float]:
     """What to ask of Ray beside GPUs, so that they are of a type; nothing for any."""
     return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
+
+
+def address() -> str:
+    """Where another process of this machine joins the cluster that this one is on."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _quiet_ray_data() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_REFUSED = 3
 
 
 class CslmError(Exception):
@@ -50,6 +51,12 @@ class AudioError(CslmError):
 
     def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str, float]]:
         return (AudioError, (self.reason, str(self), self.audio_s))
+
+
+class Refused(CslmError):
+    """A model that a gate did not let through, or a language that the ceiling test did not."""
+
+    exit_code = EXIT_REFUSED
 
 
 class CheckpointError(CslmError):

@@ -348,6 +348,25 @@ def move(source: str, target: str) -> None:
     system.move(path, filesystem(target)[1])
 
 
+def copy(source: str, target: str) -> None:
+    """Give the content of a file a second name, whole or not at all; on one local disk without copying a byte.
+
+    What is written by this module is never changed in place, so both names stay what they are.
+    """
+    if is_uri(source) or is_uri(target):
+        with open_input(source) as stream:
+            write_parts(target, iter(lambda: stream.read(_CHUNK_BYTES), b""))
+        return
+
+    def link(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+
+    _write_local(target, link)
+
+
 def replace_folder(source: str, target: str, names: Sequence[str]) -> None:
     """Put the folder `source`, which holds the files `names`, in the place of `target`; without names, of nothing.
 

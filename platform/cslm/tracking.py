@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _PARAM_LIMIT = 6000
 _BATCH_LIMIT = 1000
+_CHAMPION, _PREVIOUS = "champion", "previous"
 
 
 class TrackingSection(Section):
@@ -212,6 +214,94 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.run_id, status=status)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model: its number, where the weights lie, and its tags."""
+
+    number: str
+    uri: str
+    tags: dict[str, str]
+
+
+class Registry:
+    """The registered model of a name: `champion` is the version in use, `previous` the one before it."""
+
+    def __init__(self, name: str) -> None:
+        from mlflow import MlflowClient
+
+        self.name = name
+        self._client: MlflowClient = MlflowClient(tracking_uri=tracking_uri())
+
+    def champion(self) -> Version | None:
+        """The version in use, None before the first."""
+        return self._at(_CHAMPION)
+
+    def previous(self) -> Version | None:
+        """The version that the champion took the place of."""
+        return self._at(_PREVIOUS)
+
+    def register(self, uri: str, *, run_id: str, tags: Mapping[str, str]) -> Version:
+        """Make a version of the weights at `uri`, once a run; nothing is uploaded and no alias moves."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(self.name)
+        except MlflowException:
+            # It is there already; anything else is told by the next request.
+            self._client.get_registered_model(self.name)
+        known = self._client.search_model_versions(f"name = '{self.name}' AND run_id = '{run_id}'")
+        if known:
+            return _version(known[0])
+        marks = {**tags, "cslm.uri": uri}
+        return _version(self._client.create_model_version(self.name, source=uri, run_id=run_id, tags=marks))
+
+    def promote(self, version: Version) -> None:
+        """Make a version the champion and the champion until now the previous one. Again after a crash, it finishes.
+
+        The alias `champion` moves last, in one write: who loads by it has the old model or the new one.
+        """
+        now = self.champion()
+        if now is not None and now.number == version.number:
+            return
+        if now is not None:
+            self._client.set_registered_model_alias(self.name, _PREVIOUS, now.number)
+        self._client.set_registered_model_alias(self.name, _CHAMPION, version.number)
+
+    def rollback(self) -> tuple[Version, Version]:
+        """Make the previous version the champion again; gives the version that was taken back and the new champion.
+
+        Its own predecessor, by the tag `cslm.parent_version`, becomes the previous one, so that one can go back again.
+        Raises ConfigError when there is no version to go back to.
+        """
+        now, before = self.champion(), self.previous()
+        if now is None or before is None or now.number == before.number:
+            raise ConfigError(
+                f"rollback: the registered model {self.name} must have a previous version to go back to, found none"
+            )
+        self._client.set_model_version_tag(self.name, now.number, "cslm.taken_back", "true")
+        self._client.set_registered_model_alias(self.name, _CHAMPION, before.number)
+        if parent := before.tags.get("cslm.parent_version"):
+            self._client.set_registered_model_alias(self.name, _PREVIOUS, parent)
+        else:
+            self._client.delete_registered_model_alias(self.name, _PREVIOUS)
+        return now, before
+
+    def _at(self, alias: str) -> Version | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def _version(found: Any) -> Version:
+    tags = dict(found.tags)
+    return Version(str(found.version), tags.get("cslm.uri", found.source), tags)
 
 
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:

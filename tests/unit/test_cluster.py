@@ -78,15 +78,15 @@ def test_gpus_are_counted_over_the_cluster(monkeypatch: pytest.MonkeyPatch) -> N
     nodes.append({"Alive": False, "Resources": {"GPU": 8.0}})
     assert not cluster.has_gpus()
     nodes.append({"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "accelerator_type:L4": 1.0}})
-    assert [cluster.num_gpus(), cluster.num_gpus("L4"), cluster.num_gpus("H100")] == [2, 2, 0]
+    assert [cluster.most_gpus(), cluster.most_gpus("L4"), cluster.most_gpus("H100")] == [2, 2, 0]
 
 
 def test_gpus_that_an_autoscaler_may_start_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0.0}}])
     monkeypatch.setenv("CSLM_AUTOSCALED_GPUS", "L4:16,H100:32")
     assert cluster.has_gpus()
-    assert [cluster.num_gpus(), cluster.num_gpus("L4"), cluster.num_gpus("A100")] == [48, 16, 0]
+    assert [cluster.most_gpus(), cluster.most_gpus("L4"), cluster.most_gpus("A100")] == [48, 16, 0]
     for wrong in ("16", "L4=16", "L4:16,", "L4:many"):
         monkeypatch.setenv("CSLM_AUTOSCALED_GPUS", wrong)
         with pytest.raises(ConfigError, match="CSLM_AUTOSCALED_GPUS"):
-            cluster.num_gpus()
+            cluster.most_gpus()

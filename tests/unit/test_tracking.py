@@ -153,3 +153,54 @@ def test_a_run_may_be_a_part_of_another(run: Run, tmp_path: Path) -> None:
         [recorded(run).info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run.run_id}'"
     )
     assert [one.info.run_id for one in found] == [part.run_id]
+
+
+def test_versions_are_promoted_in_order_and_taken_back_one_by_one(store: Path, tmp_path: Path) -> None:
+    registry = tracking.Registry(f"model-{tmp_path.name}")
+    assert registry.champion() is None
+    with pytest.raises(ConfigError, match="must have a previous version"):
+        registry.rollback()
+    for number in range(1, 4):
+        now = registry.champion()
+        run = Run.open(TrackingSection(), job="retrain", output=str(tmp_path / str(number)))
+        tags = {"cslm.parent_version": now.number} if now else {}
+        version = registry.register(f"s3://bucket/{number}/model", run_id=run.run_id, tags=tags)
+        assert registry.champion() == now  # nothing moves before it is promoted
+        assert registry.register("elsewhere", run_id=run.run_id, tags={}) == version
+        registry.promote(version)
+        registry.promote(version)
+        assert registry.champion() == version
+        assert registry.previous() == now
+        assert version.uri == f"s3://bucket/{number}/model"
+    for taken, champion, previous in (("3", "2", "1"), ("2", "1", None)):
+        back, now = registry.rollback()
+        assert (back.number, now.number) == (taken, champion)
+        before = registry.previous()
+        assert (before and before.number) == previous
+    with pytest.raises(ConfigError, match="must have a previous version"):
+        registry.rollback()
+
+
+def test_a_promotion_that_was_cut_off_before_its_last_write_is_finished(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tracking.Registry(f"model-{tmp_path.name}")
+    versions = []
+    for number in range(2):
+        run = Run.open(TrackingSection(), job="retrain", output=str(tmp_path / str(number)))
+        versions.append(registry.register(f"s3://bucket/{number}", run_id=run.run_id, tags={}))
+    registry.promote(versions[0])
+    move = registry._client.set_registered_model_alias
+
+    def cut_off(name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        move(name, alias, version)
+
+    monkeypatch.setattr(registry._client, "set_registered_model_alias", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        registry.promote(versions[1])
+    assert registry.champion() == versions[0]
+    again = tracking.Registry(registry.name)
+    again.promote(versions[1])
+    assert (again.champion(), again.previous()) == (versions[1], versions[0])

@@ -62,14 +62,14 @@ def write(
 ) -> None:
     """Write report.html beside the predictions, and keep it with the run."""
     title = f"Evaluation of {storage.name(storage.parent(summary['model'])) if summary['model'] else 'the references'}"
-    samples = _samples(job.output, predictions, units, num_samples)
-    html = page.render(title, found, summary["made_by"], summary["layers"], samples)
+    shown = samples(job.output, predictions, units, num_samples)
+    html = page.render(title, found, summary["made_by"], summary["layers"], shown)
     storage.write_text(storage.join(job.output, REPORT), html)
     job.run.log_text(html, REPORT)
-    job.say(f"confidence intervals, pictures and {len(samples)} samples: {storage.join(job.output, REPORT)}")
+    job.say(f"confidence intervals, pictures and {len(shown)} samples: {storage.join(job.output, REPORT)}")
 
 
-def _samples(output: str, predictions: pa.Table, units: str, num_samples: int) -> list[dict[str, Any]]:
+def samples(output: str, predictions: pa.Table, units: str, num_samples: int) -> list[dict[str, Any]]:
     """The first few predictions of each task, those with sound of their own before others, with what can be played."""
     by_task: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(predictions.to_pylist(), key=lambda row: row["sample"] is None):

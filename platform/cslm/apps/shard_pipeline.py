@@ -153,7 +153,7 @@ def _most_actors(section: ActorsSection, on_gpu: bool) -> int:
     if section.max_actors is not None:
         return section.max_actors
     if on_gpu:
-        return max(1, int(cluster.num_gpus(section.accelerator) / section.num_gpus))
+        return max(1, int(cluster.most_gpus(section.accelerator) / section.num_gpus))
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 0) / section.num_cpus / 2))
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cslm.config import Section, setting
+from cslm.config import Section, group, setting
 from cslm.errors import ConfigError
 
 
@@ -24,6 +24,24 @@ class TaskWeights(Section):
     s2st: float = setting(0.0, "speech -> speech of its translation", ge=0)
     text: float = setting(1.0, "text question -> text answer", ge=0)
     answer: float = setting(1.0, "spoken question -> text question, text answer, spoken answer", ge=0)
+
+
+class ReplaySection(Section):
+    """How much of what a model knows already is trained again beside what is new."""
+
+    languages: tuple[str, ...] = setting(
+        (), "languages that are known: groups that speak no other are replayed, all others are new"
+    )
+    share: float | None = setting(
+        None,
+        "what the replayed groups of a task have of its volume, the rest being new; without it they have what the "
+        "mixture gives them anyway, and 0 leaves them out",
+        ge=0,
+        lt=1,
+    )
+    beta: float = setting(
+        0.5, "share of a replayed group among them goes by size^beta: 1 as the data lies, 0 all alike", ge=0, le=1
+    )
 
 
 class MixtureSection(Section):
@@ -43,6 +61,7 @@ class MixtureSection(Section):
     max_repeats: float = setting(
         4.0, "an example is seen at most so often in one epoch; what a group loses goes to the others of its task", gt=0
     )
+    replay: ReplaySection = group(ReplaySection, "what is known already, beside what is new")
 
 
 @dataclass(frozen=True)
@@ -77,20 +96,72 @@ def shares(
     """The share of every group whose task has a weight above zero; groups without size or with factor 0 get none.
 
     A task keeps its volume, sum of size x weight x factor, through temperature, and through the bound as far as its
-    groups have room below it. Raises ConfigError for factors of groups that the tables do not have.
+    groups have room below it. With `replay.share` it keeps the volume of its new groups, and what is replayed is
+    measured by that. Raises ConfigError for factors of groups that the tables do not have.
     """
     check_names(section.groups, sizes)
-    found: dict[str, GroupShare] = {}
-    for task, weight in weights.items():
-        members = {name: one.size for name, one in sorted(sizes.items()) if task_of(name) == task and one.size > 0}
-        wanted = {
-            name: weight * temper * factor_of(name, section.groups)
+    members_of = {
+        task: {name: one.size for name, one in sorted(sizes.items()) if task_of(name) == task and one.size > 0}
+        for task in weights
+    }
+    wanted_of = {
+        task: {
+            name: weights[task] * temper * factor_of(name, section.groups)
             for name, temper in _tempered(members, section.beta).items()
         }
-        wanted = {name: repeats for name, repeats in wanted.items() if repeats > 0}
+        for task, members in members_of.items()
+    }
+    if section.replay.share is not None:
+        wanted_of = _replayed(wanted_of, members_of, section.replay, section.replay.share)
+    found: dict[str, GroupShare] = {}
+    for task, members in members_of.items():
+        wanted = {name: repeats for name, repeats in wanted_of[task].items() if repeats > 0}
         bounded = _bounded(wanted, members, section.max_repeats)
         found |= {name: GroupShare(bounded[name], wanted[name]) for name in wanted}
     return dict(sorted(found.items()))
+
+
+def is_known(group: str, languages: Iterable[str]) -> bool:
+    """Whether a group speaks none but these languages: `asr/en`, `answer/en-zh`."""
+    known, spoken = set(languages), group.partition("/")[2]
+    return spoken in known or any(f"{one}-{other}" == spoken for one in known for other in known)
+
+
+def _replayed(
+    wanted_of: Mapping[str, Mapping[str, float]],
+    sizes_of: Mapping[str, Mapping[str, float]],
+    section: ReplaySection,
+    share: float,
+) -> dict[str, dict[str, float]]:
+    """Repeats in which known groups have `share` of each task.
+
+    A task that brings nothing new (text of old languages) gives its known groups what those of the other tasks keep of
+    theirs on average: the one has no measure of its own.
+    """
+    kept: list[tuple[float, float]] = []
+    volumes: dict[str, float | None] = {}
+    for task, wanted in wanted_of.items():
+        known = [name for name in sorted(wanted) if is_known(name, section.languages)]
+        old = sum(wanted[name] * sizes_of[task][name] for name in known)
+        new = sum(repeats * sizes_of[task][name] for name, repeats in wanted.items() if name not in known)
+        volumes[task] = new * share / (1 - share) if new > 0 else None
+        if new > 0 and old > 0:
+            kept.append((new * share / (1 - share), old))
+    # Sizes of tasks are hours or characters: only ratios can be averaged.
+    ratio = min(1.0, sum(part / whole for part, whole in kept) / len(kept)) if kept else float(share > 0)
+    found: dict[str, dict[str, float]] = {}
+    for task, wanted in wanted_of.items():
+        known = [name for name in sorted(wanted) if wanted[name] > 0 and is_known(name, section.languages)]
+        natural = {name: wanted[name] * sizes_of[task][name] for name in known}
+        given = volumes[task]
+        volume = ratio * sum(natural.values()) if given is None else given
+        powers = {name: size**section.beta for name, size in natural.items()}
+        scale = volume / sum(powers.values()) if powers else 0.0
+        found[task] = {
+            name: powers[name] * scale / sizes_of[task][name] if name in powers else repeats
+            for name, repeats in wanted.items()
+        }
+    return found
 
 
 def factor_of(group: str, factors: Mapping[str, float]) -> float:

@@ -4,6 +4,7 @@ Prompts are written in the language of the answer, so each language's file speak
 is a new file. Which paraphrase an example gets follows from its id: the same in every run.
 """
 
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Task = Literal["asr", "tts", "mt", "st", "s2st", "answer"]
 _TASKS: tuple[str, ...] = get_args(Task)
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+# A folder with more languages, or with other prompts for those that are here. Workers get it with their environment.
+PROMPTS_VARIABLE = "CSLM_PROMPTS"
 # Stands for the speech or the text that the task is about.
 SLOT = "{input}"
 
@@ -40,29 +43,49 @@ class Templates:
         return before, after
 
 
-@cache
 def templates(language: str) -> Templates:
     """The templates of a language, by its BCP-47 tag or its primary subtag. Raises ConfigError when there are none."""
+    return _templates(language, os.environ.get(PROMPTS_VARIABLE, ""))
+
+
+@cache
+def _templates(language: str, more: str) -> Templates:
+    files = _files(more)
     for tag in (language, language.partition("-")[0]):
-        path = TEMPLATE_FOLDER / f"{tag}.yaml"
-        if path.is_file():
-            document = storage.read_yaml(str(path))
-            prompts = {task: tuple(choices) for task, choices in document["prompts"].items()}
-            bad = [text for choices in prompts.values() for text in choices if text.count(SLOT) != 1]
-            faults = [f"{path.name}: a prompt must hold {SLOT} once, found {text!r}" for text in bad]
-            faults += [
-                f"{path.name}: must have prompts for {task}, found none" for task in _TASKS if not prompts.get(task)
-            ]
-            if faults:
-                raise ConfigError(faults)
-            return Templates(language, prompts)
-    known = sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.yaml"))
-    raise ConfigError(f"no prompts for the language {language}; there are {known}: add {language}.yaml beside them")
+        if tag in files:
+            return read(files[tag], language)
+    raise ConfigError(
+        f"no prompts for the language {language}; there are {sorted(files)}: add {language}.yaml beside them, or name "
+        f"a folder that has it in {PROMPTS_VARIABLE}"
+    )
+
+
+def read(uri: str, language: str) -> Templates:
+    """The templates in a file. Raises ConfigError with every fault of it."""
+    name, document = storage.name(uri), storage.read_yaml(uri)
+    given = document.get("prompts") if isinstance(document, dict) else None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{name}: must hold a mapping `prompts`, found none")
+    prompts = {task: tuple(choices or ()) for task, choices in given.items()}
+    bad = [text for choices in prompts.values() for text in choices if text.count(SLOT) != 1]
+    faults = [f"{name}: a prompt must hold {SLOT} once, found {text!r}" for text in bad]
+    faults += [f"{name}: must have prompts for {task}, found none" for task in _TASKS if not prompts.get(task)]
+    if faults:
+        raise ConfigError(faults)
+    return Templates(language, prompts)
+
+
+def _files(more: str) -> dict[str, str]:
+    """By language the file of its prompts; those of the folder `more` go before ours."""
+    found = {path.stem: str(path) for path in sorted(TEMPLATE_FOLDER.glob("*.yaml"))}
+    if more:
+        found |= {storage.name(uri).removesuffix(".yaml"): uri for uri in storage.list_files(more, ".yaml")}
+    return found
 
 
 def digest(model_folder: str) -> str:
     """Stands for all that is put around contents: the prompts of every language and a model's chat template."""
-    texts = [storage.read_text(str(path)) for path in sorted(TEMPLATE_FOLDER.glob("*.yaml"))]
+    texts = [storage.read_text(uri) for _, uri in sorted(_files(os.environ.get(PROMPTS_VARIABLE, "")).items())]
     for name in ("chat_template.jinja", "tokenizer_config.json"):
         path = storage.join(model_folder, name)
         texts.append(storage.read_text(path) if storage.exists(path) else "")

@@ -58,6 +58,11 @@ def words(text: str, language: str) -> list[Span]:
     return found
 
 
+def written(language: str) -> Literal["spaced", "segmented"]:
+    """How words of a language stand in its texts: between spaces, or to be found by segmentation."""
+    return "spaced" if _KIND_OF_LANGUAGE.get(language.partition("-")[0].lower(), "spaced") == "spaced" else "segmented"
+
+
 def notice(language: str) -> str | None:
     """What to tell of a language whose words are not known here but stand letter by letter; None for others."""
     primary = language.partition("-")[0].lower()

@@ -94,3 +94,47 @@ def test_copies_are_the_repeats_on_average_and_the_same_every_time(repeats, seed
     assert set(found) <= {int(repeats), int(repeats) + 1}
     assert sum(found) / 400 == pytest.approx(repeats, abs=0.15)
     assert draw.copies("tts/en", "u0") == 0
+
+
+FOUR = {
+    "asr/en": GroupSize(9000, 90.0),
+    "asr/zh": GroupSize(1000, 10.0),
+    "asr/fr": GroupSize(500, 5.0),
+    "mt/en-zh": GroupSize(500, 40_000.0),
+    "mt/en-fr": GroupSize(500, 8_000.0),
+    "text/en": GroupSize(100, 1_000.0),
+}
+
+
+@given(share=st.floats(0.05, 0.9), beta=st.floats(0, 1))
+def test_replayed_groups_have_their_share_of_every_task_and_new_ones_stay(share: float, beta: float):
+    section = MixtureSection(max_repeats=1e9, replay={"languages": ("en", "zh"), "share": share, "beta": beta})
+    found = shares(FOUR, {"asr": 1.0, "mt": 0.5, "text": 1.0}, section)
+    assert found["asr/fr"].repeats == pytest.approx(1.0)
+    assert found["mt/en-fr"].repeats == pytest.approx(0.5)
+    for task, new in (("asr", "asr/fr"), ("mt", "mt/en-fr")):
+        total = volumes(found, FOUR, task)
+        assert 1 - found[new].repeats * FOUR[new].size / total == pytest.approx(share)
+    en, zh = (found[f"asr/{code}"].repeats * FOUR[f"asr/{code}"].size for code in ("en", "zh"))
+    assert en / zh == pytest.approx((90 / 10) ** beta)
+    # Text brings nothing new: it keeps what the other tasks keep of theirs.
+    kept = [share / (1 - share) * new / old for new, old in ((5, 100), (4_000, 20_000))]
+    assert found["text/en"].repeats == pytest.approx(min(1.0, sum(kept) / 2))
+
+
+def test_without_replay_nothing_of_the_known_languages_is_seen():
+    found = shares(FOUR, {"asr": 1.0, "text": 1.0}, MixtureSection(replay={"languages": ("en", "zh"), "share": 0.0}))
+    assert set(found) == {"asr/fr"}
+    assert set(shares(FOUR, {"asr": 1.0}, MixtureSection(replay={"languages": ("en", "zh")}))) == {
+        "asr/en",
+        "asr/zh",
+        "asr/fr",
+    }
+
+
+def test_a_group_is_known_when_it_speaks_known_languages_only():
+    codes = ("en", "zh-Hant")
+    assert mixture.is_known("asr/zh-Hant", codes)
+    assert mixture.is_known("answer/zh-Hant-en", codes)
+    assert not mixture.is_known("answer/en-fr", codes)
+    assert not mixture.is_known("asr/zh", codes)

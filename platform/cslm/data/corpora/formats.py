@@ -127,6 +127,10 @@ class Corpus:
         """16 hex digits over the names, sizes and times of change of the files that tell the rows."""
         return storage.digest(self.source.uri, FORMATS[self.format].facts(self.source))
 
+    def num_bytes(self) -> int:
+        """Size of the files that tell the rows: what grows when a corpus does."""
+        return sum(one.size for one in FORMATS[self.format].facts(self.source))
+
     def rows(self) -> Iterator[Row]:
         """Rows one after the other; a row that cannot be taken tells why (see `source.fault`).
 

@@ -27,7 +27,7 @@ def render(
     by_task: dict[str, list[Mapping[str, Any]]] = {}
     for one in samples:
         by_task.setdefault(one["task"], []).append(one)
-    return _fill(
+    return fill(
         _TEMPLATE,
         title=title,
         about={name: _told(value) for name, value in about.items()},
@@ -39,7 +39,7 @@ def render(
 
 def comparison(title: str, rows: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]]) -> str:
     """The page of two evaluations: differences of measures, and the items that differ most."""
-    return _fill(_COMPARISON, title=title, rows=rows, items=items)
+    return fill(_COMPARISON, title=title, rows=rows, items=items)
 
 
 def tables(figures: Sequence[Figure]) -> list[dict[str, Any]]:
@@ -86,6 +86,7 @@ def _told(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _fill(template: Path, **content: Any) -> str:
+def fill(template: Path, **content: Any) -> str:
+    """A template with its content put in, which may hold any text."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(storage.read_text(str(template))).render(**content)
