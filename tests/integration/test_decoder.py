@@ -18,6 +18,7 @@ from cslm.speech import decoder
 from cslm.speech import tokenizer as speech
 from cslm.speech.tokenizers import saved as tokenizers
 from cslm.tracking import Run
+from cslm.train import data_parallel
 from cslm.train.decoder import worker
 from tests.data import aligning
 
@@ -137,7 +138,7 @@ def test_killed_in_training_it_goes_on_and_ends_the_same(tokenized, ray_cluster,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    checkpoint = home / "killed" / worker.CHECKPOINT
+    checkpoint = home / "killed" / data_parallel.CHECKPOINT
     deadline = time.monotonic() + 300
     while not checkpoint.exists():
         assert process.poll() is None, "the job ended before its first checkpoint"

@@ -17,6 +17,7 @@ from cslm.data import spectra
 from cslm.speech import tokenizer as speech
 from cslm.speech.tokenizer import encode_all
 from cslm.tracking import Run
+from cslm.train import data_parallel
 from cslm.train.recogniser import worker
 from tests.data import sounds
 
@@ -132,7 +133,7 @@ def test_killed_in_training_it_goes_on_and_ends_the_same(fitted, home):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    checkpoint = home / "killed" / worker.CHECKPOINT
+    checkpoint = home / "killed" / data_parallel.CHECKPOINT
     deadline = time.monotonic() + 200
     while not checkpoint.exists():
         assert process.poll() is None, "the job ended before its first checkpoint"

@@ -163,6 +163,7 @@ def test_fine_tuning_and_evaluation_go_on_from_the_model(base, home):
     assert predictions.num_rows == sum(asked.values())
 
 
+@pytest.mark.slow
 def test_recordings_of_people_are_tokenized_and_trained_on(home, ray_cluster):
     if not PEOPLE.is_dir():
         pytest.skip(f"no recordings of people at {PEOPLE}")

@@ -18,8 +18,9 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 from cslm import storage
 from cslm.data import containers
 from cslm.errors import CheckpointError, ContractError
-from cslm.train.decoder import worker as decoder_worker
-from cslm.train.recogniser import worker as recogniser_worker
+from cslm.train import data_parallel
+from cslm.train.optimizers import Optimizers
+from cslm.train.recogniser.loop import FitSection, Progress
 
 PACKAGE = Path(__file__).resolve().parents[2] / "platform" / "cslm"
 assert ray.data
@@ -87,14 +88,16 @@ def _type() -> Any:
     return ArrowPythonObjectType()
 
 
-@pytest.mark.parametrize("worker", [recogniser_worker, decoder_worker], ids=["fit_tokenizer", "decoder"])
-def test_a_pickle_in_the_place_of_a_checkpoint_is_not_run(worker: Any, tmp_path: Path, mark: Path) -> None:
+def test_a_pickle_in_the_place_of_a_checkpoint_is_not_run(tmp_path: Path, mark: Path) -> None:
     saved = io.BytesIO()
     torch.save({"identity": {}, "network": Planted(mark)}, saved)
     for content in (pickle.dumps(Planted(mark)), saved.getvalue()):
-        (tmp_path / worker.CHECKPOINT).write_bytes(content)
+        (tmp_path / data_parallel.CHECKPOINT).write_bytes(content)
+        network = torch.nn.Linear(1, 1)
         with pytest.raises(CheckpointError, match="must be a checkpoint of this job"):
-            worker._restore(str(tmp_path), None, None, {}, torch.device("cpu"))
+            data_parallel.restore(
+                str(tmp_path), network, Optimizers(network, FitSection()), Progress, {}, torch.device("cpu")
+            )
 
 
 def test_a_pickle_in_the_place_of_a_models_weights_is_not_run(tmp_path: Path, mark: Path) -> None:

@@ -92,7 +92,11 @@ def _stands_inside(text: str, place: int) -> bool:
     if place + 1 >= len(text) or not _is_letter(text[place + 1]):
         return False
     if text[place] in _INSIDE:
-        return script(text[place - 1]) == script(text[place + 1]) == "spaced"
+        before = place - 1
+        # Marks are of the script that they stand on.
+        while before > 0 and unicodedata.category(text[before])[0] == "M":
+            before -= 1
+        return script(text[before]) == script(text[place + 1]) == "spaced"
     return text[place] in _INSIDE_NUMBERS and text[place - 1].isdecimal() and text[place + 1].isdecimal()
 
 

@@ -55,6 +55,11 @@ SCRIPTS = {
 }
 
 
+def test_an_apostrophe_behind_a_marked_letter_of_another_script_is_no_part_of_a_word():
+    assert texts("ぁ\u0301'1", "ja") == ["ぁ\u0301", "1"]
+    assert texts("e\u0301'a", "fr") == ["e\u0301'a"]
+
+
 @given(st.sampled_from(sorted(SCRIPTS)), st.data())
 def test_every_letter_and_digit_is_in_one_word(language, data):
     pieces = st.one_of(SCRIPTS[language], st.sampled_from(list(" .,'-’،。！·\u0301\u200c1٣_/")))
