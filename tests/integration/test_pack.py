@@ -33,6 +33,13 @@ def corpus(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def by_workers(monkeypatch):
+    """Tables as small as these would be packed by this process."""
+    monkeypatch.setattr(pack, "_EXAMPLES_HERE", -1)
+    monkeypatch.setattr(pack, "_FILES_HERE", -1)
+
+
 def section(root, **changes):
     inputs = {name: str(root / name) for name in ("units", "parallel_text", "dialogues")}
     return sources.DataSection(**{**inputs, "row_length": 200, "chain": {"form": "full"}, **changes})
@@ -75,8 +82,10 @@ def test_the_rows_do_not_depend_on_how_the_work_was_shared(corpus, ray_cluster, 
 
 
 @pytest.mark.parametrize("cpus", [1, 4])
-def test_one_worker_and_four_build_the_same(corpus, ray_cluster, monkeypatch, cpus):
-    _, wanted = build(corpus, "whole", TASKS)
+def test_one_worker_and_four_build_what_this_process_does(corpus, ray_cluster, monkeypatch, cpus):
+    with monkeypatch.context() as here:
+        here.setattr(pack, "_EXAMPLES_HERE", 10_000)
+        _, wanted = build(corpus, "whole", TASKS)
     monkeypatch.setattr(pack, "_CHUNK_ROWS", (11, 11))
     options = ray.data.DataContext.get_current().execution_options
     monkeypatch.setattr(options, "resource_limits", ExecutionResources(cpu=cpus))

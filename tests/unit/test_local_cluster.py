@@ -33,16 +33,28 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
+class Client:
+    """Raises what a test prepares, one submission after the other, then takes the job."""
+
+    def __init__(self, *raised: Exception) -> None:
+        self.raised, self.submissions = list(raised), 0
+
+    def submit_job(self, **_: Any) -> None:
+        self.submissions += 1
+        if self.raised:
+            raise self.raised.pop(0)
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
-    """A cluster that is alive and answers what a test prepares; the submitting command is one that succeeds."""
+    """A cluster that is alive and answers what a test prepares; it takes every job."""
     server = HTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     found = LocalCluster()
     found.address = f"http://127.0.0.1:{server.server_port}"
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
     found._process = alive
-    monkeypatch.setattr(local_cluster, "submit_command", lambda *_, **__: [sys.executable, "-c", ""])
+    monkeypatch.setattr(LocalCluster, "_client", lambda _: Client())
     monkeypatch.setattr(local_cluster, "_LOOK_EVERY_S", 0.01)
     yield found
     alive.communicate("end")
@@ -96,32 +108,20 @@ def test_a_cluster_that_has_ended_is_told(cluster: LocalCluster, tmp_path: Path)
         submit(cluster, tmp_path, [(503, {}), DONE], [""])
 
 
-def submitting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: list[str]) -> Path:
-    """Let the submitting command say these things one run after the other and fail, then nothing; gives its runs."""
-    runs = tmp_path / "runs"
-    program = (
-        "import pathlib, sys; runs = pathlib.Path(sys.argv[1]); said = sys.argv[2:];"
-        "number = len(runs.read_text()) if runs.exists() else 0; runs.write_text('.' * (number + 1));"
-        "sys.exit(said[number]) if number < len(said) else None"
-    )
-    monkeypatch.setattr(
-        local_cluster, "submit_command", lambda *_, **__: [sys.executable, "-c", program, str(runs), *says]
-    )
-    return runs
-
-
 def test_a_job_is_submitted_again_when_the_busy_cluster_cut_the_connection(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = submitting(monkeypatch, tmp_path, ["requests.exceptions.ConnectionError: RemoteDisconnected"] * 2)
+    client = Client(ConnectionError("RemoteDisconnected"), RuntimeError("503: ReadTimeout"))
+    monkeypatch.setattr(LocalCluster, "_client", lambda _: client)
     assert submit(cluster, tmp_path, [DONE], ["done\n"]) == (0, ["done"])
-    assert len(runs.read_text()) == 3
+    assert client.submissions == 3
 
 
 def test_a_job_that_the_cluster_refuses_is_submitted_once(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = submitting(monkeypatch, tmp_path, ["the working directory is too large"])
+    client = Client(RuntimeError("the working directory is too large"))
+    monkeypatch.setattr(LocalCluster, "_client", lambda _: client)
     with pytest.raises(CslmError, match="the working directory is too large"):
         submit(cluster, tmp_path, [DONE], [""])
-    assert len(runs.read_text()) == 1
+    assert client.submissions == 1

@@ -7,8 +7,10 @@ also when this process is killed. `ray stop` is never used, because it ends ever
 """
 
 import contextlib
+import importlib
 import itertools
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -25,11 +27,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cslm import storage
 from cslm.apps import keeper
 from cslm.errors import CslmError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
@@ -89,6 +94,7 @@ class LocalCluster:
             start_new_session=True,  # Ctrl-C is for us; we then stop the cluster
         )
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        threading.Thread(target=importlib.import_module, args=("ray.job_submission",), daemon=True).start()
         try:
             self._wait_until_ready(self._process)
         except BaseException:
@@ -120,16 +126,16 @@ class LocalCluster:
         env: Mapping[str, str],
         say: Callable[[str], None],
     ) -> int:
-        """Submit a job with `ray job submit`, pass its output to `say` line by line, and return its exit code.
+        """Submit a job as `ray job submit` does, pass its output to `say` line by line, and return its exit code.
 
         `entrypoint` runs in the cluster's copy of `working_dir`, with the variables of `env`.
 
-        The command only submits (`--no-wait`); output and state come from the cluster's REST interface. The command's
-        own waiting tells about the end of a job up to five seconds late and turns every exit code into 1.
+        It goes by the client that the command uses: the command itself imports all of Ray for each job. Output and
+        state come from the cluster's REST interface, as the command's own waiting tells about the end of a job up to
+        five seconds late and turns every exit code into 1.
         """
         job = f"{name}-{uuid.uuid4().hex[:8]}"
-        command = submit_command(self.address, job, entrypoint, working_dir=working_dir, env=env)
-        self._hand_over(command, job, working_dir)
+        self._hand_over(job, entrypoint, {"working_dir": working_dir, "env_vars": dict(env)})
         told = 0
         for look in itertools.count():
             info = self._get(f"/api/jobs/{job}")
@@ -150,24 +156,31 @@ class LocalCluster:
             return 1
         return int(code)
 
-    def _hand_over(self, command: Sequence[str], job: str, working_dir: str) -> None:
-        """Run the command that submits a job until the cluster has the job, which it may have though it did not say so.
+    def _hand_over(self, job: str, entrypoint: Sequence[str], runtime_env: dict[str, Any]) -> None:
+        """Submit a job until the cluster has it, which it may have though it did not say so.
 
         A busy cluster closes connections that it does not come to in time.
         """
         for attempt in range(1, _SUBMISSIONS + 1):
-            submitted = subprocess.run(
-                command,
-                cwd=working_dir,
-                env=self._environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            if submitted.returncode == 0 or job in {one.get("submission_id") for one in self._get("/api/jobs/")}:
+            try:
+                self._client().submit_job(entrypoint=shlex.join(entrypoint), submission_id=job, runtime_env=runtime_env)
                 return
-            if attempt == _SUBMISSIONS or not any(sign in submitted.stdout for sign in _CUT_OFF):
-                raise CslmError(f"a job must be taken by the cluster; {shlex.join(command)} said:\n{submitted.stdout}")
+            except (RuntimeError, ValueError, OSError) as error:  # what requests raises is an OSError
+                if job in {one.get("submission_id") for one in self._get("/api/jobs/")}:
+                    return
+                told = f"{type(error).__name__}: {error}"
+                if attempt == _SUBMISSIONS or not any(sign in told for sign in _CUT_OFF):
+                    raise CslmError(
+                        f"{shlex.join(entrypoint)} must be taken by the cluster, which said:\n{told}"
+                    ) from error
+
+    def _client(self) -> "JobSubmissionClient":
+        from ray.job_submission import JobSubmissionClient  # not before the cluster is starting, beside which it loads
+
+        # It tells each package that it uploads.
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {self._token}"})
 
     def _get(self, path: str, patience_s: float = _PATIENCE_S) -> Any:
         """What the cluster answers; one that is alive but too busy to answer is asked again."""
@@ -209,19 +222,8 @@ class LocalCluster:
             self._said.append(line.rstrip())
 
 
-def submit_command(
-    address: str, job: str, entrypoint: Sequence[str], *, working_dir: str, env: Mapping[str, str]
-) -> list[str]:
-    """The `ray job submit` command line for a job."""
-    return [
-        *(_venv_program("ray"), "job", "submit", "--address", address, "--no-wait", "--submission-id", job),
-        *("--working-dir", working_dir, "--runtime-env-json", json.dumps({"env_vars": dict(env)})),
-        *("--", *entrypoint),
-    ]
-
-
 def _environment() -> dict[str, str]:
-    """The environment of the cluster, its jobs and the submitting command."""
+    """The environment of the cluster and its jobs."""
     # Another cluster's address would lead the jobs away from this one; and they find the code as on any cluster.
     foreign = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "PYTHONPATH")
     mine = {key: value for key, value in os.environ.items() if key not in foreign}

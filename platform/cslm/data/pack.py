@@ -1,5 +1,7 @@
 """Builds the packed table: tables in, training rows out, by Ray Data, once for each (data, settings).
 
+A table that this process packs sooner than workers start is packed in it; the passes and their result are the same.
+
 Five passes, in each of which a task reads some files and writes one: count what the tables hold of every group; collect
 which utterances the rows of dialogues and translations speak; give them to these rows (`data.joins`); make examples
 (`data.example_table`); pack them (`data.packed_rows`). Examples are dealt to buckets by a hash of their names, and each
@@ -14,6 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +42,8 @@ _CHUNK_ROWS, _BUCKET_EXAMPLES = (4096, 65536), (4096, 65536)
 _MOST_PIECES = 256
 # Counting a file takes less time than starting a task for it.
 _FILES_A_COUNT = 16
+# Up to so much is done here: starting workers takes several seconds of every core, making an example about 0.1 ms.
+_FILES_HERE, _EXAMPLES_HERE = 64, 40_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def count(section: DataSection, cache: str) -> Counted:
             for table, entries in listed.items()
             for one in entries
         ]
-        known = {"digest": digest, "files": _run(_count, items, _FILES_A_COUNT)}
+        known = {"digest": digest, "files": _run(_count, items, _FILES_A_COUNT, here=len(items) <= _FILES_HERE)}
         storage.write_json(cache, known)
     sizes.one_tokenizer(known["files"])
     return Counted(known["files"], sizes.total(known["files"]), digest)
@@ -131,6 +136,7 @@ class _Work:
         self._speaking = [chunk for table in sorted(speaking) for chunk in self._chunks(table, rows)]
         self._silent = [chunk for table in sorted(tables - speaking) for chunk in self._chunks(table, rows)]
         examples = sum(counted.sizes[group].examples * repeats for group, repeats in draw.repeats.items())
+        self._here = examples <= _EXAMPLES_HERE
         self._num_buckets = max(1, round(examples / _between(_BUCKET_EXAMPLES, examples / _MOST_PIECES)))
 
     def make_examples(self) -> list[dict[str, dict[str, int]]]:
@@ -145,7 +151,7 @@ class _Work:
             {"file": self.example_file(number), "chunk": number, "pieces": chunk, "parts": []}
             for number, chunk in enumerate(self._silent, len(self._speaking))
         ]
-        return _run(step, items)
+        return _run(step, items, here=self._here)
 
     def pack(self) -> list[dict[str, dict[str, int]]]:
         """Write the packed rows of every bucket and return what is in them, bucket by bucket."""
@@ -157,6 +163,7 @@ class _Work:
                 {"file": storage.join(self._output, f"bucket-{number:05d}.parquet"), "bucket": number}
                 for number in range(self._num_buckets)
             ],
+            here=self._here,
         )
 
     def example_file(self, number: int) -> str:
@@ -180,11 +187,15 @@ class _Work:
             if not storage.exists(part)
         ]
         if missing:
-            # The utterances that each chunk needs stay in the object store; every task looks its own up in all of them.
             step = _NeededStep(self._section, self._draw)
-            asked = _dataset(step, [{"chunk": n, "pieces": chunk} for n, chunk in enumerate(self._speaking)])
-            refs = asked.materialize().to_arrow_refs()
-            _run(_SpokenStep(self._section, refs, len(self._speaking)), missing)
+            asking = [{"chunk": n, "pieces": chunk} for n, chunk in enumerate(self._speaking)]
+            needed: Callable[[], list[pa.Table]]
+            if self._here:
+                needed = partial(list, [step(item) for item in _told(asking)])
+            else:
+                # What each chunk needs stays in the object store; every task looks its own up in all of it.
+                needed = partial(ray.get, _dataset(step, asking).materialize().to_arrow_refs())
+            _run(_SpokenStep(self._section, needed, len(self._speaking)), missing, here=self._here)
         return parts
 
     def _rows_a_chunk(self, tables: Iterable[str]) -> int:
@@ -215,11 +226,11 @@ class _NeededStep:
 class _SpokenStep:
     """Pieces of the units table -> a side file with what the chunks need of them."""
 
-    def __init__(self, section: DataSection, needed: Sequence[Any], num_chunks: int) -> None:
-        self._section, self._needed, self._num_chunks = section, list(needed), num_chunks
+    def __init__(self, section: DataSection, needed: Callable[[], list[pa.Table]], num_chunks: int) -> None:
+        self._section, self._needed, self._num_chunks = section, needed, num_chunks
 
     def __call__(self, item: Mapping[str, Any]) -> None:
-        wanted = pa.concat_tables([joins.NEEDED_SCHEMA.empty_table(), *ray.get(self._needed)])
+        wanted = pa.concat_tables([joins.NEEDED_SCHEMA.empty_table(), *self._needed()])
         storage.write_row_groups(joins.spoken(self._section, _pieces(item), wanted, self._num_chunks), item["file"])
 
 
@@ -268,7 +279,7 @@ def _dataset(
     def batch_step(batch: pa.Table) -> pa.Table:
         return pa.concat_tables([step(json.loads(text)) for text in batch.column("item").to_pylist()])
 
-    texts = [{"item": json.dumps(item, default=asdict)} for item in items]
+    texts = [{"item": json.dumps(item)} for item in _told(items)]
     dataset: ray.data.Dataset = ray.data.from_items(texts, override_num_blocks=-(-len(texts) // items_a_task))
     mapped = dataset.map_batches(batch_step, batch_size=None, batch_format="pyarrow")
     mapped.context.raise_original_map_exception = True
@@ -276,11 +287,17 @@ def _dataset(
 
 
 def _run(
-    step: Callable[[Mapping[str, Any]], Any], items: Sequence[Mapping[str, Any]], items_a_task: int = 1
+    step: Callable[[Mapping[str, Any]], Any],
+    items: Sequence[Mapping[str, Any]],
+    items_a_task: int = 1,
+    *,
+    here: bool = False,
 ) -> list[Any]:
-    """Call `step` on each item and return the small JSON values that it gives, in order of the items."""
+    """Call `step` on each item, by workers or `here`; the small JSON values that it gives, in order of the items."""
     if not items:
         return []
+    if here:
+        return [step(item) for item in _told(items)]
 
     def noted(item: Mapping[str, Any]) -> pa.Table:
         return pa.table({"number": [item["number"]], "result": [json.dumps(step(item))]})
@@ -291,6 +308,12 @@ def _run(
         numbered = [{**item, "number": number} for number, item in enumerate(items)]
         rows = _dataset(noted, numbered, items_a_task).take_all()
     return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]
+
+
+def _told(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items as plain values, which is how steps are given them wherever they run."""
+    told: list[dict[str, Any]] = json.loads(json.dumps(items, default=asdict))
+    return told
 
 
 def _pieces(item: Mapping[str, Any]) -> list[Piece]:

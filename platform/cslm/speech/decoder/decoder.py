@@ -15,6 +15,7 @@ from torch import Tensor
 from cslm import storage
 from cslm.errors import CheckpointError, ConfigError, ContractError
 from cslm.speech.decoder import griffin_lim, saved
+from cslm.speech.decoder.durations import whole_frames
 from cslm.speech.decoder.mel import MelShape
 from cslm.speech.decoder.networks import DecoderShape, Networks
 from cslm.speech.decoder.spoken import Speaking, Spoken
@@ -107,7 +108,7 @@ class SpeechDecoder:
 
     def durations(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
         """Predicted frames (U,) of each unit."""
-        return self.speaking.predict_durations(units_U, voice_V) if len(units_U) else units_U
+        return whole_frames(self.speaking.expected_frames(units_U, voice_V))[0] if len(units_U) else units_U
 
     def render(self, codes_T: Tensor, voice_V: Tensor, noise_TP: Tensor) -> Waveform:
         """Samples of the codes of frames."""
@@ -161,7 +162,7 @@ class DecoderStream:
         self._generator = _generator()
         # Units whose durations are not settled, behind some that are, which those depend on.
         self._units_U = torch.empty(0, dtype=torch.long, device=decoder.device)
-        self._settled = 0
+        self._settled, self._carried = 0, 0.0
         # Frames that are held: `_given` of them are spoken already.
         self._codes_T = self._units_U
         self._noise_TP = decoder.noise(self._generator, 0)
@@ -199,7 +200,8 @@ class DecoderStream:
         stop = len(self._units_U) - ahead
         if stop <= self._settled:
             return
-        durations_U = self._decoder.durations(self._units_U, self._voice_V)[self._settled : stop]
+        expected_U = self._decoder.speaking.expected_frames(self._units_U, self._voice_V)[self._settled : stop]
+        durations_U, self._carried = whole_frames(expected_U, self._carried)
         self._hold(self._units_U[self._settled : stop].repeat_interleave(durations_U))
         forgotten = max(0, stop - self._decoder.speaking.duration_reach)
         self._units_U, self._settled = self._units_U[forgotten:], stop - forgotten

@@ -57,12 +57,12 @@ class UnitMeans:
         seen = frames_K > 0
         patches_KP = (sums / frames_K.clamp(min=1)[:, None]).float()
         patches_KP[~seen] = (sums.sum(0) / frames_K.sum()).float()
-        durations_K = torch.where(seen, frames_K / runs_K.clamp(min=1), torch.ones(())).round().clamp(min=1)
+        durations_K = torch.where(seen, frames_K / runs_K.clamp(min=1), torch.ones(())).clamp(min=1)
         return cls(mel, patches_KP, durations_K)
 
-    def predict_durations(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
-        """How long each unit lasts on average (U,)."""
-        return self._durations_K[units_U].long()
+    def expected_frames(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
+        """Frames (U,) that each unit lasts on average: at least 1, and broken."""
+        return self._durations_K[units_U]
 
     def mel(self, codes_T: Tensor, voice_V: Tensor, noise_TP: Tensor) -> Tensor:
         """Codes of frames (T,) -> log mel (F, M)."""

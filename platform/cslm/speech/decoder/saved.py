@@ -18,7 +18,7 @@ SETTINGS_FILE = "speech_decoder.json"
 WEIGHTS_FILE = "decoder.safetensors"
 KINDS = ("flow", "griffin_lim")
 # Goes up when the same folder would sound otherwise.
-REVISION = 1
+REVISION = 2
 _DECIDING = ("kind", "revision", "tokenizer", "speakers", "default_speaker", "settings", "network", "weights")
 
 

@@ -21,8 +21,8 @@ class Speaking(Protocol):
         """Move to a device and return self."""
         ...
 
-    def predict_durations(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
-        """Frames (U,) of each unit, at least 1."""
+    def expected_frames(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
+        """Frames (U,) that each unit is expected to last: at least 1, and broken."""
         ...
 
     def mel(self, codes_T: Tensor, voice_V: Tensor, noise_TP: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class Spoken:
         self.networks.to(device)
         return self
 
-    def predict_durations(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
-        """Frames (U,) of each unit, at least 1."""
-        return self.networks.durations.predict(units_U[None], self.networks.told(voice_V[None])[None])[0]
+    def expected_frames(self, units_U: Tensor, voice_V: Tensor) -> Tensor:
+        """Frames (U,) that each unit is expected to last: at least 1, and broken."""
+        return self.networks.durations.expected(units_U[None], self.networks.told(voice_V[None])[None])[0]
 
     def mel(self, codes_T: Tensor, voice_V: Tensor, noise_TP: Tensor) -> Tensor:
         """Codes of frames (T,) -> log mel (F, M)."""

@@ -1,8 +1,8 @@
 """What each part of the decoder is trained by.
 
-Durations: absolute error of their logarithms. Mean mel: absolute error. Flow: squared error of the velocity. Vocoder:
-distances of spectra at three resolutions (Yamamoto et al. 2020, arXiv:1910.11480) and of mels; without a discriminator,
-which would take longer to be of use than small budgets last.
+Durations: the likelihood of their frames beyond the first. Mean mel: absolute error. Flow: squared error of the
+velocity. Vocoder: distances of spectra at three resolutions (Yamamoto et al. 2020, arXiv:1910.11480) and of mels;
+without a discriminator, which would take longer to be of use than small budgets last.
 """
 
 from dataclasses import dataclass, fields
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cslm.speech.decoder.durations import negative_log_likelihood
 from cslm.speech.decoder.mel import MelShape, hann
 from cslm.speech.decoder.networks import DIFFERENCE_SCALE, Networks
 
@@ -46,12 +47,12 @@ def of_units(networks: Networks, clips: Clips, generator: torch.Generator, with_
     """Sums over all frames, or units, of the losses of durations, mean and flow; each is a mean within a frame."""
     told_NV = networks.told(clips.voices_NV)
     log_U = networks.durations(clips.units_U[None], told_NV[clips.clip_U][None], clips.mask_U1[None])[0]
-    wrong_U = (log_U - clips.durations_U.clamp(min=1).log()).abs()
+    unlikely_U = negative_log_likelihood(log_U, clips.durations_U)
     mask_BT1 = clips.mask_T1[None]
     known_BTC, mean_BTP = networks.acoustic(clips.codes_T[None], told_NV[clips.clip_T][None], mask_BT1)
     patches_BTP = _normalised(networks, clips)[None]
     mean_loss = ((mean_BTP - patches_BTP).abs().mean(-1, keepdim=True) * mask_BT1).sum()
-    found = {"durations": (wrong_U * clips.mask_U1[:, 0]).sum(), "mean": mean_loss}
+    found = {"durations": (unlikely_U * clips.mask_U1[:, 0]).sum(), "mean": mean_loss}
     if with_flow:
         flow_BTP = _flow(networks, clips, patches_BTP, known_BTC, mean_BTP.detach(), generator)
         found["flow"] = (flow_BTP.mean(-1, keepdim=True) * mask_BT1).sum()

@@ -1,8 +1,18 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cslm.speech.decoder.acoustic import AcousticShape
+from cslm.speech.decoder.durations import (
+    DurationPredictor,
+    DurationShape,
+    negative_log_likelihood,
+    whole_frames,
+)
 from cslm.speech.decoder.griffin_lim import UnitMeans
 from cslm.speech.decoder.mel import MelShape, hann
 from cslm.speech.decoder.vocoder import KINDS, VocoderShape, overlap_add
@@ -77,6 +87,33 @@ def test_the_mel_of_a_frame_hears_as_far_as_it_says():
     assert 30 - reach <= changed.min() <= 30 <= changed.max() <= 30 + reach
 
 
+@given(st.lists(st.floats(1, 9), max_size=40), st.lists(st.integers(0, 40), max_size=5))
+def test_whole_frames_last_together_what_is_expected_however_they_are_cut(expected, cuts):
+    expected_U = torch.tensor(expected, dtype=torch.float32)
+    whole_U, left = whole_frames(expected_U)
+    assert bool((whole_U >= 1).all())
+    np.testing.assert_allclose(whole_U.cumsum(0), expected_U.double().cumsum(0), atol=0.5 + 1e-9)
+    assert left == pytest.approx(float(expected_U.double().sum() - whole_U.sum()), abs=1e-9)
+    pieces, carried = [], 0.0
+    for start, stop in itertools.pairwise(sorted({0, len(expected), *(min(cut, len(expected)) for cut in cuts)})):
+        piece_U, carried = whole_frames(expected_U[start:stop], carried)
+        pieces += piece_U.tolist()
+    # Rounding of sums may differ in the last digit, and with it a frame that is as near to one unit as to the next.
+    assert sum(pieces) == pytest.approx(int(whole_U.sum()), abs=1)
+    assert carried == pytest.approx(float(expected_U.double().sum()) - sum(pieces), abs=1e-9)
+
+
+def test_durations_are_most_likely_at_their_mean():
+    lasting_U = torch.tensor([1.0, 1.0, 1.0, 3.0])
+    log = torch.zeros(1, requires_grad=True)
+    negative_log_likelihood(torch.log(torch.tensor(0.5)) + log.expand(4), lasting_U).sum().backward()
+    assert float(log.grad) == pytest.approx(0, abs=1e-6)
+    torch.manual_seed(0)
+    network = DurationPredictor(DurationShape(width=8, hidden=8, num_blocks=1, kernel=3), 4, 2)
+    expected = network.expected(torch.tensor([[0, 1, 2, 3]]), torch.zeros(1, 1, 2))
+    torch.testing.assert_close(expected, torch.full((1, 4), 1 + np.exp(-2.0)).float())
+
+
 def test_sums_of_a_voice_add_up():
     mels = [torch.randn(30, 80) * 2 + 1, torch.randn(50, 80)]
     both = VoiceSums.of(mels).voice
@@ -94,7 +131,7 @@ def test_unit_means_say_what_their_units_sounded_like():
         for unit, one in enumerate(mel)
     ]
     means = UnitMeans.fit(MEL, 3, clips)
-    assert means.predict_durations(torch.tensor([0, 1, 2]), voice).tolist() == [10, 10, 1]
+    assert means.expected_frames(torch.tensor([0, 1, 2]), voice).tolist() == [10, 10, 1]
     noise = torch.zeros(20, means.patch)
     for unit, hz in ((0, 400.0), (1, 2000.0)):
         samples = means.samples(means.mel(torch.full((20,), unit), voice, noise)).numpy()
