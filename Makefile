@@ -34,7 +34,7 @@ $(SETUP): requirements.lock
 		test -n "$(PYTHON)" || { echo "setup: needs Python 3.11 or 3.12 on the PATH, found none"; exit 1; }; \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
-		VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet requirements.lock; \
+		VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock; \
 		cp requirements.lock $(SETUP); \
 	fi; touch $(SETUP)
 

@@ -125,9 +125,12 @@ def of_type(accelerator: str | None) -> dict[str, float]:
     return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
 
 
-def address() -> str:
-    """Where another process of this machine joins the cluster that this one is on."""
-    return str(ray.get_runtime_context().gcs_address)
+def joining() -> dict[str, str]:
+    """What another process of this machine needs in its environment to join the cluster that this one is on."""
+    address = str(ray.get_runtime_context().gcs_address)
+    # Without the second it would look for a cluster that keeps to the loopback interface where the network is.
+    is_loopback = address.rpartition(":")[0] in ("127.0.0.1", "localhost", "::1", "[::1]")
+    return {"RAY_ADDRESS": address} | ({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} if is_loopback else {})
 
 
 def _quiet_ray_data() -> None:

@@ -79,20 +79,24 @@ def test_everything_of_the_cluster_listens_on_loopback_only(cluster: LocalCluste
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def test_a_ray_that_a_job_starts_by_itself_listens_on_loopback_only() -> None:
+def test_a_ray_that_a_job_starts_by_itself_listens_on_loopback_only_and_is_found_there() -> None:
     program = textwrap.dedent("""\
-        import contextlib
+        import contextlib, os, subprocess, sys
         import psutil
         import ray
         from cslm import cluster
 
-        cluster.connect(cluster.ClusterSection(num_cpus=1))
+        cluster.connect(cluster.ClusterSection(num_cpus=3))
         ray.get(ray.remote(lambda: 1).remote())
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 for one in process.net_connections("tcp"):
                     if one.status == psutil.CONN_LISTEN:
                         print("listens:", one.laddr.ip)
+        join = "import ray; from cslm import cluster; cluster.connect(cluster.ClusterSection());"
+        join += "print('joined:', ray.cluster_resources()['CPU'])"
+        joining = os.environ | cluster.joining()
+        subprocess.run([sys.executable, "-c", join], env=joining, check=True, timeout=60)
         """)
     own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     own["PYTHONPATH"] = str(ROOT / "platform")
@@ -101,6 +105,7 @@ def test_a_ray_that_a_job_starts_by_itself_listens_on_loopback_only() -> None:
     listening = {line.split()[-1] for line in done.stdout.splitlines() if line.startswith("listens:")}
     assert listening
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert "joined: 3.0" in done.stdout
 
 
 def submitted(cluster: LocalCluster, jobs: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

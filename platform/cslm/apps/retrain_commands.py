@@ -78,7 +78,7 @@ class Commands:
             raise OverBudget(f"{name}: the budget is spent: {budget.told(self.spent, self._limits)}; raise it to go on")
         self._job.console.rule(name, align="left")
         self._job.say(f"$ {' '.join(command)}")
-        environment = {**os.environ, **self._variables, "RAY_ADDRESS": cluster.address(), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self._variables, **cluster.joining(), "PYTHONUNBUFFERED": "1"}
         self._counted_s = time.monotonic()
         try:
             code, said, stopped = retrain_process.run(
