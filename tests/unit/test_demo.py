@@ -37,8 +37,9 @@ SUMMARIES: dict[str, dict[str, Any]] = {
     "sft": {"steps": 40, "tokens": 9, "loss_first": {"answer/en-zh": 3.0}, "loss_last": {"answer/en-zh": 2.0}},
     "decoder": {"metrics": {"resynthesis/mean/cer": 0.3, "resynthesis/mean/ratio": 1.25}},
     "evaluate": {
-        "metrics": {"answer/en-zh/accuracy": 0.25, "asr/en/cer": 0.034},
+        "metrics": {"answer/en-zh/accuracy": 0.25, "asr/en/cer": 0.034, "answer/en-zh/first_speech_s": 0.5},
         "counts": {"answer/en-zh": 40, "asr/en": 200},
+        "items": {"answer/en-zh/accuracy": 40, "asr/en/cer": 200, "answer/en-zh/first_speech_s": 3},
     },
 }
 
@@ -129,6 +130,9 @@ def test_every_step_is_submitted_in_order_and_the_figures_are_told(run: Run, tmp
         "make ui",
     ):
         assert told in said
+    waiting = said.partition("waiting for an answer")[2]
+    (row,) = (line for line in waiting.splitlines() if "en-zh" in line)
+    assert row.split("│")[2].strip() == "3"
     assert "  (Worker pid=7) step 1/10\n" in said
     assert "Writing model shards" not in said
 

@@ -52,6 +52,7 @@ def collect(summaries: Mapping[str, Mapping[str, Any]], walls_s: Mapping[str, fl
         "decoder": {key: summaries.get("decoder", {}).get(key) for key in ("decoder", "metrics")},
         "metrics": evaluated.get("metrics", {}),
         "counts": evaluated.get("counts", {}),
+        "items": evaluated.get("items", {}),
         "wall_s": {"total": round(sum(walls_s.values()), 1), **walls_s},
         "mlflow_run_ids": {name: summary.get("mlflow_run_id") for name, summary in summaries.items()},
     }
@@ -130,7 +131,9 @@ def _measures(document: Mapping[str, Any], title: str, kind: str, measures: Sequ
     table = _table(f"{title}, greedy decoding", "spoken", "items", *map(wording.meaning, kinds))
     for task in tasks:
         found = [values.get(f"{task}/{one}") for one in kinds]
-        table.add_row(task.partition("/")[2], _number(document["counts"].get(task)), *map(_value, kinds, found))
+        # Not all items of a task are measured in every way: waiting is timed for a few.
+        items = next((document["items"][name] for one in kinds if (name := f"{task}/{one}") in document["items"]), None)
+        table.add_row(task.partition("/")[2], _number(items), *map(_value, kinds, found))
     if len(tasks) > 1:
         columns = [[values[f"{task}/{one}"] for task in tasks if f"{task}/{one}" in values] for one in kinds]
         means = [statistics.mean(column) for column in columns]
