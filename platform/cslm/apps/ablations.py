@@ -85,7 +85,7 @@ def variants(chunk_words: int, unmerged: str) -> list[Variant]:
         ),
         Variant(
             "short_chunks",
-            f"chunks of {short} words instead of {chunk_words}",
+            f"chunks of {short} word{'s' * (short > 1)} instead of {chunk_words}",
             sft=("--data.chain.chunk_words", str(short)),
             expected=(Expectation("answer", "accuracy", -1), Expectation("answer", "asr_er", +1)),
         ),
