@@ -177,8 +177,8 @@ def missed(home: Home, every: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_fourth_language_is_refused_when_it_harms_and_promoted_when_it_does_not(home: Home) -> None:
-    for code in ORDER[:3]:
-        home.bring(code, target=1000.0)
+    for language in ORDER[:3]:
+        home.bring(language, target=1000.0)
     # The scheduled tick that was missed makes the champion of three.
     missed(home, "0 3 * * 1")
     process = home.start("--every", "0 3 * * 1")
