@@ -67,6 +67,10 @@ SETTINGS = {
 }
 
 
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-P", str(ROOT / "jobs" / "retrain.py"), "--config", str(config)]
+
+
 class Home:
     """A folder with a corpus, cards, configs and a tokenizer, and the job in it."""
 
@@ -108,15 +112,15 @@ class Home:
         storage.write_text(str(self.folder / "cards" / f"{code}.yaml"), yaml.safe_dump(card))
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        command = [
-            sys.executable,
-            "-P",
-            str(ROOT / "jobs" / "retrain.py"),
-            "--config",
-            str(self.folder / "retrain.yaml"),
-        ]
-        return subprocess.Popen([*command, *arguments], cwd=ROOT, env=self.environment, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            [*command(self.folder / "retrain.yaml"), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def tick(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
@@ -137,8 +141,8 @@ class Home:
         process.kill()
         process.communicate()
 
-    def finish(self, command: list[str]) -> None:
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+    def finish(self, program: list[str]) -> None:
+        done = subprocess.run(program, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def summary(self) -> dict[str, Any]:
@@ -162,15 +166,9 @@ def missed(home: Home, every: str) -> None:
             break
     process.kill()
     process.communicate()
-    section = ScheduleSection()
-    command = [
-        sys.executable,
-        "-P",
-        str(ROOT / "jobs" / "retrain.py"),
-        "--config",
-        str(home.folder / "retrain/tick.yaml"),
-    ]
-    kept = schedule.opened(every, section, str(home.folder / "retrain"), "cslm.apps.retrain_schedule:tick", command)
+    folder = home.folder / "retrain"
+    tick = command(folder / "tick.yaml")
+    kept = schedule.opened(every, ScheduleSection(), str(folder), "cslm.apps.retrain_schedule:tick", tick)
     kept.modify_job("retrain", next_run_time=datetime.now(UTC) - timedelta(days=9))
 
 

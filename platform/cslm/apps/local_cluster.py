@@ -180,7 +180,7 @@ class LocalCluster:
         # It tells each package that it uploads.
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {self._token}"})
+        return JobSubmissionClient(self.address, headers=self._headers)
 
     def _get(self, path: str, patience_s: float = _PATIENCE_S) -> Any:
         """What the cluster answers; one that is alive but too busy to answer is asked again."""
@@ -199,7 +199,11 @@ class LocalCluster:
                 time.sleep(_LOOK_EVERY_S)
 
     def _request(self, path: str) -> urllib.request.Request:
-        return urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self._token}"})
+        return urllib.request.Request(self.address + path, headers=self._headers)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"}
 
     @property
     def _token_path(self) -> str:

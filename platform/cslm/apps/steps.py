@@ -1,6 +1,6 @@
 """Jobs that are submitted to a local Ray cluster one behind the other, as a user would submit them to any cluster.
 
-Nothing here knows a job's insides. A step is a command line given to `ray job submit`, and what it did is read from the
+Nothing here knows a job's insides. A step is a command line for `ray job submit`, and what it did is read from the
 `summary.json` beside its output. A step that is finished with the same code and settings is not submitted again; every
 other one is, with all behind it, and goes on from what it has, as all jobs do.
 """
