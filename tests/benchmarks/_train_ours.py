@@ -150,11 +150,20 @@ class Bare:
         unset_hf_deepspeed_config()
         self._objective = PackedObjective(lm_model.load(model_folder, torch.bfloat16, packed=True), num_groups)
 
-    def seconds(self, batches: list[Batch]) -> float:
-        """Time of forward and backward over the batches, both ranks side by side."""
-        dist.barrier()
-        started_s = time.perf_counter()
+    def seconds(self, batches: list[Batch]) -> tuple[float, float]:
+        """Time of forward and backward over the batches, both ranks side by side: (mean of the ranks, slower rank's).
+
+        The second counts of each batch the rank that took longer: a step of both is done when the slower one is.
+        """
+        taken = []
         for batch in batches:
+            dist.barrier()
+            started_s = time.perf_counter()
             self._objective(batch)[0].backward()
-        self._objective.zero_grad(set_to_none=True)
-        return time.perf_counter() - started_s
+            taken.append(time.perf_counter() - started_s)
+            self._objective.zero_grad(set_to_none=True)
+        own_S = torch.tensor(taken, dtype=torch.float64)
+        slower_S = own_S.clone()
+        dist.all_reduce(own_S)
+        dist.all_reduce(slower_S, op=dist.ReduceOp.MAX)
+        return float(own_S.sum()) / dist.get_world_size(), float(slower_S.sum())

@@ -1,7 +1,8 @@
 """Useful tokens a second of both sides in turns on the same two ranks, and where our step's time goes.
 
 Of both a stretch of optimizer steps is timed at a time, engine and warm-up left out. The bare model runs on the very
-batches of our stretch, both ranks at once. Useful tokens are those that are not padding.
+batches of our stretch, both ranks at once; of each batch the slower rank counts, as both wait for it in a step. Useful
+tokens are those that are not padding.
 """
 
 import statistics
@@ -48,7 +49,8 @@ def measure(root: Path, model_folder: str, quick: bool) -> dict[str, Any]:
                 first = side.step
                 taken_s = side.stretch(steps)
                 batches = [batch for step in range(first, first + steps) for batch in side.feed.batches(step)]
-                ours[stage].append(taken_s | {"bare_s": _mean(bare.seconds(batches))})
+                mean_s, slower_s = bare.seconds(batches)
+                ours[stage].append(taken_s | {"bare_mean_s": mean_s, "bare_s": slower_s})
         found[name] = _tell(recipe, ours)
     return found
 
@@ -70,13 +72,6 @@ def _recipe_stretch(
     return {"tokens": sum(useful[_WARM_UP:]), "s": ends_s[-1] - ends_s[_WARM_UP - 1]}
 
 
-def _mean(value: float) -> float:
-    """Mean over the ranks."""
-    total = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
-
-
 def _tell(recipe: dict[int, Turns], ours: dict[int, Turns]) -> dict[str, Any]:
     rates = {f"Trainer + ZeRO-{_RECIPE_STAGE}, micro batch {micro}": _rate(taken) for micro, taken in recipe.items()}
     best = max(rates.values())
@@ -86,21 +81,26 @@ def _tell(recipe: dict[int, Turns], ours: dict[int, Turns]) -> dict[str, Any]:
     found: dict[str, Any] = {"over_trainer": {}, "over_bare": {}, "data_wait_fraction": 0.0}
     for stage, taken in ours.items():
         found["over_trainer"][stage] = _rate(taken) / best
-        found["over_bare"][stage] = statistics.median((turn["s"] - turn["update_s"]) / turn["bare_s"] for turn in taken)
+        found["over_bare"][stage] = _over(taken, "step_s")
     found["data_wait_fraction"] = statistics.median(turn["wait_s"] / turn["s"] for turn in every)
     if dist.get_rank() == 0:
         for name, rate in rates.items():
             print(f"  {name:<44}{rate:>8,.0f} useful tokens/s{rate / best:>8.2f} x the better recipe")
         for stage, taken in ours.items():
-            step_s, update_s = (
-                statistics.median(turn[k] / turn["s"] for turn in taken) for k in ("step_s", "update_s")
-            )
+            step_s = statistics.median(turn["step_s"] / turn["s"] for turn in taken)
             print(
-                f"  ours, ZeRO-{stage}: {step_s:.1%} of the time in the engine's step, {update_s:.1%} updating weights;"
-                f" without the update {found['over_bare'][stage]:.3f} x the bare model"
+                f"  ours, ZeRO-{stage}: {step_s:.1%} of the time in the optimizer's step; without it"
+                f" {found['over_bare'][stage]:.3f} x the bare model, with its norm, clipping and gathering but without"
+                f" the update {_over(taken, 'update_s'):.3f} x"
+                f" ({_over(taken, 'update_s', 'bare_mean_s'):.3f} x the mean of the bare model's ranks)"
             )
         print(f"  waiting for data: {found['data_wait_fraction']:.3%} of the time", flush=True)
     return found
+
+
+def _over(turns: Turns, without: str, bare: str = "bare_s") -> float:
+    """Our time without a part of it over the bare model's."""
+    return statistics.median((turn["s"] - turn[without]) / turn[bare] for turn in turns)
 
 
 def _rate(turns: Turns, of: str = "s") -> float:

@@ -1,7 +1,7 @@
 """The training engine against the usual recipe, transformers' Trainer with DeepSpeed on padded batches, on two ranks.
 
 - useful_tokens_over_trainer, demo_mix_over_trainer: useful tokens/s of ours over the recipe at its better micro batch.
-- step_over_bare: our step without the update of the weights over forward and backward of the bare model.
+- step_over_bare: our step without the optimizer's over forward and backward of the bare model.
 - data_wait_fraction: share of our time spent waiting for batches.
 - time_to_loss_over_trainer: wall-clock until the validation loss that the recipe ends with, over the recipe's.
 - resume_deep_over_shallow: process start to first step after a resume at step 10,000 over one at step 10.

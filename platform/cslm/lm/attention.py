@@ -27,6 +27,9 @@ NAME = "packed_segments"
 _PRODUCTS_UP_TO = 2048
 # Lengths within this ratio share a group: filling up then costs little, and the groups are few.
 _CLASSES_AN_OCTAVE = 4
+# Lengths are rounded up to a multiple of this, or of a sixteenth of the power of two above. A CPU's products are
+# compiled for each shape, which takes longer than a small product itself, and no more than a thousand are kept.
+_LENGTHS_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ def _bounds(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return starts, torch.cat([starts[1:], torch.tensor([flat.numel()])])
 
 
+def _rounded(length: int) -> int:
+    step = max(_LENGTHS_STEP, (1 << (length - 1).bit_length()) // 16)
+    return -(-length // step) * step
+
+
 def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
     """Find the segments of packed rows: position_ids [B, T] count from 0 in each."""
     flat = position_ids.reshape(-1).cpu()
@@ -84,7 +92,7 @@ def segment_index(position_ids: torch.Tensor) -> SegmentIndex:
     place = 0
     for kind in torch.unique(classes).tolist():
         members = torch.nonzero(classes == kind).flatten()
-        longest = int(lengths[members].max())
+        longest = _rounded(int(lengths[members].max()))
         offsets = torch.arange(longest)
         inside = offsets < lengths[members, None]
         group = torch.where(inside, starts[members, None] + offsets, 0)

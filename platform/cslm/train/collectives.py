@@ -41,7 +41,15 @@ def add_parts(whole: torch.Tensor, part: torch.Tensor, group: Any = None) -> Non
     """
     received = torch.empty_like(whole)
     dist.all_to_all_single(received, whole.contiguous(), group=group)
-    part.copy_(received.view(dist.get_world_size(group), -1).sum(0))
+    # Not `sum`, which takes 9 ms for two ranks' 3.5 M values of 16 bits: it walks across the ranks for each value.
+    first, *others = received.view(dist.get_world_size(group), -1).unbind()
+    if len(others) == 1:
+        torch.add(first, others[0], out=part)
+        return
+    total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)
+    for other in others:
+        total += other
+    part.copy_(total)
 
 
 def gather_together(zero_init: type) -> None:

@@ -5,7 +5,7 @@ The only module that imports deepspeed.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,8 @@ class ZeroEngine:
             os.environ["DS_ACCELERATOR"] = "cpu"
             # Compiling Muon's few small products takes a minute on a core and wins nothing there.
             torch._dynamo.config.disable = True
+            # DeepSpeed asks in each step how many devices there are, and finds out by running numactl if not told.
+            os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
         import deepspeed
         from deepspeed.runtime.comm import coalesced_collectives
 
@@ -67,15 +69,17 @@ class ZeroEngine:
         self._decays = [parameters.get("weight_decay", 0.0) for parameters in self._optimizer.param_groups]
         self._scheduled = 0
 
-    def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
+    def accumulate(self, batch: Batch, num_targets: int | Callable[[], int]) -> torch.Tensor:
         """Forward and backward of one micro batch; the gradient is that of the sum of losses over `num_targets`.
 
-        `num_targets` counts the whole step, all ranks and micro batches. Returns [2, num_groups] sums and counts.
+        `num_targets` counts the whole step, all ranks and micro batches; a call that may have to wait for the others'
+        is made behind the forward pass. Returns [2, num_groups] sums and counts.
         """
         self._begin_step()
         loss, per_group = self._engine(batch.to(self.device, varlen=self._built.varlen))
+        targets = num_targets() if callable(num_targets) else num_targets
         # DeepSpeed divides by the accumulation and averages over the ranks; both are undone here.
-        self._engine.backward(loss * (self._world_size * self._accumulation / num_targets))
+        self._engine.backward(loss * (self._world_size * self._accumulation / targets))
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return torch.as_tensor(per_group)

@@ -7,6 +7,7 @@ after a resume, speed is that of the steps that it made itself.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 import torch
@@ -47,22 +48,31 @@ class Meter:
         self._process = psutil.Process()
         self._begin()
 
-    def count(self, batches: Sequence[Batch], wait_s: float, leaving: bool) -> StepCounts:
-        """Count a step's batches and the time that this rank waited for them; all ranks must call."""
+    def count(self, batches: Sequence[Batch], wait_s: float, leaving: bool) -> Callable[[], StepCounts]:
+        """Count a step's batches and the time that this rank waited for them; all ranks must call.
+
+        The ranks' counts are on their way while the model computes: what is returned waits for them when first called.
+        """
         tokens = sum(batch.num_tokens for batch in batches)
         places = sum(batch.input_ids.numel() for batch in batches)
         flops = sum(self._flops(batch) for batch in batches)
         own = [sum(batch.num_targets for batch in batches), tokens, places, flops, wait_s, leaving]
         # Counts stay whole numbers in 53 bits.
         sums = torch.tensor(own, dtype=torch.float64, device=self._device)
-        dist.all_reduce(sums)
-        targets, tokens_, places_, flops_, waited_s, num_leaving = sums.tolist()
-        self._steps += 1
-        self._tokens += tokens_
-        self._places += places_
-        self._done_flops += flops_
-        self._wait_s += waited_s / self._world_size
-        return StepCounts(int(targets), int(tokens_), int(places_), num_leaving > 0)
+        arriving = dist.all_reduce(sums, async_op=True)
+
+        @cache
+        def arrived() -> StepCounts:
+            arriving.wait()
+            targets, tokens, places, flops, waited_s, num_leaving = sums.tolist()
+            self._steps += 1
+            self._tokens += tokens
+            self._places += places
+            self._done_flops += flops
+            self._wait_s += waited_s / self._world_size
+            return StepCounts(int(targets), int(tokens), int(places), num_leaving > 0)
+
+        return arrived
 
     def leave_out(self, seconds: float) -> None:
         """Time that is not training's: evaluation."""

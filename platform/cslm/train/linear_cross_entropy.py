@@ -14,6 +14,8 @@ from torch import nn
 
 # Logits held at a time. On a GPU products of this size run at full speed; on a CPU they stay near its caches.
 _CUDA_LOGITS, _CPU_LOGITS = 1 << 28, 1 << 22
+# On a CPU products are compiled for each shape, so a batch's number of targets is filled up to a multiple of this.
+_CPU_ROWS_STEP = 64
 
 
 def attach(head: nn.Linear, softcap: float | None = None) -> None:
@@ -65,15 +67,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_targets = hidden_ND.shape[0]
+        if not hidden_ND.is_cuda:
+            blank = -num_targets % _CPU_ROWS_STEP
+            hidden_ND, labels_N = (
+                nn.functional.pad(hidden_ND, (0, 0, 0, blank)),
+                nn.functional.pad(labels_N, (0, blank)),
+            )
+        num_rows = hidden_ND.shape[0]
         wanted = ctx.needs_input_grad
-        losses_N = torch.empty(num_targets, dtype=torch.float32, device=hidden_ND.device)
+        losses_N = torch.empty(num_rows, dtype=torch.float32, device=hidden_ND.device)
         grad_hidden_ND = torch.empty_like(hidden_ND) if wanted[0] else None
         # With one stretch nothing is summed, so nothing is gained by more bits.
-        exact = torch.float32 if num_targets > rows else weight_VD.dtype
+        exact = torch.float32 if num_rows > rows else weight_VD.dtype
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact) if wanted[1] else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and wanted[2] else None
         step = _compiled() if hidden_ND.is_cuda else _losses_and_gradients
-        for start in range(0, num_targets, rows):
+        for start in range(0, num_rows, rows):
             part = slice(start, start + rows)
             hidden_nD, labels_n = hidden_ND[part], labels_N[part]
             logits_nV = nn.functional.linear(hidden_nD, weight_VD, bias_V)
@@ -81,12 +90,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 losses_N[part] = _losses(logits_nV, labels_n, softcap)
                 continue
             losses_N[part], gradient_nV = step(logits_nV, labels_n, softcap)
+            gradient_nV[max(num_targets - start, 0) :] = 0
             if grad_hidden_ND is not None:
                 torch.mm(gradient_nV, weight_VD, out=grad_hidden_ND[part])
             if grad_weight_VD is not None:
                 _add_product(grad_weight_VD, gradient_nV, hidden_nD)
             if grad_bias_V is not None:
                 grad_bias_V += gradient_nV.sum(0, dtype=exact)
+        losses_N = losses_N[:num_targets]
+        if grad_hidden_ND is not None:
+            grad_hidden_ND = grad_hidden_ND[:num_targets]
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD, grad_bias_V)
         ctx.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
         ctx.mark_non_differentiable(losses_N)

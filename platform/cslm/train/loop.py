@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from cslm.gang import GangSection
 from cslm.train import bad_rows
 from cslm.train.compute import ComputeSection
 from cslm.train.evaluation import EvaluationSection, out_of_patience
-from cslm.train.figures import Meter
+from cslm.train.figures import Meter, StepCounts
 from cslm.train.freeze import FreezeSection
 from cslm.train.guard import Guard, GuardSection, Step, TrainingStopped
 from cslm.train.progress import Progress
@@ -96,7 +97,7 @@ class Engine(Protocol):
 
     device: torch.device
 
-    def accumulate(self, batch: Batch, num_targets: int) -> torch.Tensor:
+    def accumulate(self, batch: Batch, num_targets: Callable[[], int]) -> torch.Tensor:
         """Gradient of one micro batch; returns sums and counts for each group."""
 
     def step(self, scale: float, *, keep: bool = True, norm_limit: float = math.inf) -> Step:
@@ -146,9 +147,10 @@ def train(
     while progress.step < num_steps and not progress.stopped:
         asked_s = time.perf_counter()
         batches = feed.batches(progress.data_step)
-        counts = meter.count(batches, time.perf_counter() - asked_s, leaving())
+        counting = meter.count(batches, time.perf_counter() - asked_s, leaving())
 
-        batch_sums = [engine.accumulate(batch, max(counts.targets, 1)) for batch in batches]
+        batch_sums = [engine.accumulate(batch, partial(_divisor, counting)) for batch in batches]
+        counts = counting()
         sums = torch.stack(batch_sums).sum(0)
         dist.all_reduce(sums)
         totals: list[list[float]] = sums.tolist()
@@ -201,6 +203,11 @@ def train(
             checkpoint(progress)
             owes_checkpoint = False
     return progress
+
+
+def _divisor(counting: Callable[[], StepCounts]) -> int:
+    """What the summed loss of a step is divided by; a step may have no target at all."""
+    return max(counting().targets, 1)
 
 
 def go_back(

@@ -51,9 +51,10 @@ def test_bf16_attends_as_fp32_does_and_has_its_gradients(num_key_heads, length):
 def test_every_token_is_found_again():
     index = segment_index(positions([[3, 5, 2], [10], [1, 1]], 12))
     flat = torch.cat([group.flatten() for group in index.groups])
+    assert set(range(len(flat))) - set(index.restore.tolist()) == set(index.filled.tolist())
     assert flat[index.restore].tolist() == list(range(36))
 
 
-def test_segments_of_like_length_share_a_group():
-    index = segment_index(positions([[100, 95, 8, 7]], 210))
-    assert sorted(tuple(group.shape) for group in index.groups) == [(2, 8), (2, 100)]
+def test_segments_of_like_length_share_a_group_of_one_of_few_lengths():
+    index = segment_index(positions([[100, 95, 8, 7, 520]], 730))
+    assert sorted(tuple(group.shape) for group in index.groups) == [(1, 576), (2, 16), (2, 112)]

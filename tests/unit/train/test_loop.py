@@ -20,7 +20,7 @@ class CountingEngine:
         self.calls, self.scales = [], []
 
     def accumulate(self, batch, num_targets):
-        self.calls.append((batch.num_targets, num_targets))
+        self.calls.append((batch.num_targets, num_targets()))
         counts = float(batch.num_targets)
         return torch.tensor([[counts, 0.0], [counts, 0.0]], dtype=torch.float64)
 
