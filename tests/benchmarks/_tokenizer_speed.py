@@ -172,10 +172,10 @@ def run(*, quick: bool, threads: int, device: str) -> dict[str, dict[str, float]
                 "in_bf16": float((alone(reduced, some) == expected).mean()),
             }
             rate = {way: seconds / sum(lengths) for way, seconds in taken_s.items()}
-            shown = [f"{rate[way]:.4f}" for way in ("job", "alone", "buckets", "in order", "bf16")]
+            shown = [f"{rate[way]:.5f}" for way in ("job", "alone", "buckets", "in order", "bf16")]
             table.add_row(name, *shown, *(f"{share:.2%}" for share in same.values()))
             ratios[name] = {
-                "share_of_real_time": round(rate["job"], 4),
+                "share_of_real_time": round(rate["job"], 6),
                 "in_order_over_job": round(rate["in order"] / rate["job"], 3),
                 "buckets_over_alone": round(rate["buckets"] / rate["alone"], 3),
                 "fp32_over_bf16": round(rate["job"] / rate["bf16"], 3),
