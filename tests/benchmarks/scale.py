@@ -6,9 +6,10 @@ the organisation: Ray Data's scheduling, the object store, the driver. Nodes are
 - scheduling_overhead: time of the whole run over that of the waiting alone, spread evenly over the GPUs, less 1.
 - driver_growth: memory that the driver grew by, over that of a hundredth of the utterances.
 
-`shards_per_s_most` beside them says how many shards a second one driver can hand out when none takes any time: the
-cluster may not be larger than what keeps that many busy. From these and from prices and speeds that are given
-(--audio_s_per_gpu_s, --gpu_price ...) follows what a million hours of audio would take.
+`shards_per_s_most` beside them says how many shards a second came back when none takes any time, all nodes' processes
+sharing this machine, and `driver_cpu_ms_a_shard` what the driver itself worked for one: the cluster may not be larger
+than what keeps that many busy. From these and from prices and speeds that are given (--audio_s_per_gpu_s, --gpu_price
+...) follows what a million hours of audio would take.
 """
 
 import sys
@@ -60,6 +61,7 @@ class Found:
     steady_per_s: float
     first_s: float
     driver_grew_mb: float
+    driver_cpu_s: float
     spilled_mb: int
 
 
@@ -109,15 +111,17 @@ def run(utterances: int, rows: int, wait_s: float, num_gpus: int) -> Found:
     steps = Steps(partial(decode, rows=rows), partial(load, wait_s=wait_s), write, piece_bytes=1 << 20)
     actors = ActorsSection(device="cuda", accelerator="L4", initial_actors=num_gpus, max_actors=num_gpus)
     started_s, arrivals, seen = time.perf_counter(), [], 0
+    cpu_before_s = time.process_time()
     with Memory() as memory:
         for result in shard_pipeline.run(shards, steps, actors, apart=True, decode_cpus=1.0):
             arrivals.append(time.perf_counter() - started_s)
             seen += result["counts"]["utterances"]
+    cpu_s = time.process_time() - cpu_before_s
     assert seen == len(shards) * rows, f"{len(shards) * rows:,} utterances must come out, found {seen:,}"
     told = re.search(r"Spilled (\d+) MiB", memory_summary(stats_only=True))
     steady = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]) if len(arrivals) > 1 else 0.0
     spilled = int(told.group(1)) if told else 0
-    return Found(len(shards), arrivals[-1], steady, arrivals[0], memory.grew_mb, spilled)
+    return Found(len(shards), arrivals[-1], steady, arrivals[0], memory.grew_mb, cpu_s, spilled)
 
 
 def projection(options: argparse.Namespace, most_per_s: float) -> list[tuple[str, str]]:
@@ -170,11 +174,14 @@ def main() -> None:
         made.shutdown()
     ideal_s = waited.shards * options.wait_s / nodes
     overhead = (waited.wall_s - waited.first_s + options.wait_s) / ideal_s - 1
-    print(f"{'run':<28}{'shards':>8}{'wall s':>9}{'shards/s':>10}{'driver grew MB':>16}{'spilled MB':>12}")
+    print(
+        f"{'run':<28}{'shards':>8}{'wall s':>9}{'shards/s':>10}{'driver grew MB':>16}{'driver CPU ms':>15}"
+        f"{'spilled MB':>12}"
+    )
     for name, found in (("a hundredth, no work", small), ("all, no work", most), ("some, waiting", waited)):
         print(
             f"{name:<28}{found.shards:>8,}{found.wall_s:>9.1f}{found.steady_per_s:>10.1f}"
-            f"{found.driver_grew_mb:>16.0f}{found.spilled_mb:>12}"
+            f"{found.driver_grew_mb:>16.0f}{found.driver_cpu_s / found.shards * 1e3:>15.0f}{found.spilled_mb:>12}"
         )
     print(f"\none driver: {most.steady_per_s * options.rows_per_shard:,.0f} utterances a second where none takes time")
     for name, value in projection(options, most.steady_per_s):
@@ -186,6 +193,7 @@ def main() -> None:
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "nodes": nodes}
     told = {"utterances": utterances, "shards": most.shards, "shards_per_s_most": round(most.steady_per_s, 1)}
     told |= {"spilled_mb": most.spilled_mb, "driver_grew_mb": round(most.driver_grew_mb)}
+    told["driver_cpu_ms_a_shard"] = round(most.driver_cpu_s / most.shards * 1e3)
     document = {"benchmark": "scale", "ratios": ratios, "found": told, "machine": machine}
     print(json.dumps({**document, "versions": {"ray": ray.__version__}}))
 
