@@ -157,7 +157,11 @@ def main() -> None:
     parser.add_argument("--gpu_price", type=float, default=0.40, help="$ an hour of a node of one GPU, an assumption")
     options = parser.parse_args()
     utterances, nodes = (200_000, 2) if options.quick else (options.utterances, options.nodes)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # Nodes share this machine's cores, so tasks come to each seldom. Its workers would be ended in between as idle, and
+    # started anew for most tasks, which takes a hundred times as long as the task.
+    kept = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": kept}
+    made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(nodes):
         made.add_node(
             num_cpus=4, num_gpus=1, resources={"accelerator_type:L4": 1}, object_store_memory=80 << 20, wait=True
