@@ -1,7 +1,8 @@
 """Which utterances, translations and dialogues a demo corpus of given settings has: pure arithmetic on the settings.
 
 Any part of a corpus can be worked out alone, from its number, on any machine: nothing here depends on what was made
-before. Three kinds of utterances follow each other: answers, questions, statements.
+before. Three kinds of utterances follow each other: answers (each by the voice that answers, then in further takes by
+others), questions, statements.
 
 The splits are those of `cslm.demo.splits`. Every fact is asked first in a question of the train split, so that a
 held-out question is new in words and its answer is not. Answers all belong to the train split.
@@ -48,6 +49,15 @@ class CorpusSection(Section):
     seed: int = setting(1, "another seed gives another corpus", ge=0)
     dialogue_share: float = setting(0.55, "share of the spoken time that is questions and answers", gt=0.1, lt=0.9)
     text_dialogue_share: float = setting(0.25, "dialogues of text only, for each spoken question", ge=0.0, le=1.0)
+    answer_takes: int = setting(
+        1, "how often each answer is said: once by the voice that answers, then by voices of train", ge=1
+    )
+    answerer_share: float = setting(
+        0.0,
+        "share of the statements of train that the voice that answers says, to be learned from more",
+        ge=0.0,
+        lt=1.0,
+    )
     concepts: int | None = setting(
         None,
         "how many concepts of each kind statements speak of (people, animals, places ...); all when not given",
@@ -124,16 +134,18 @@ class Plan:
         self._codes = section.languages
         # About two in five utterances are questions, enough for `_MIN_ROUNDS`; answers at most three in five.
         asked = section.num_utterances * 2 // (5 * _MIN_ROUNDS)
-        answered = section.num_utterances * 3 // (5 * NUM_ANSWER_WORDINGS * len(section.languages))
+        said = NUM_ANSWER_WORDINGS * len(section.languages) * section.answer_takes
+        answered = section.num_utterances * 3 // (5 * said)
         self._all_facts = [
             fact for fact in all_facts() if section.fact_kinds is None or fact.kind in section.fact_kinds
         ]
         self.num_facts = min(len(self._all_facts), max(1, min(asked, answered)))
         self.num_answers = len(self._answers)
-        rest = section.num_utterances - self.num_answers
+        self.num_answers_said = self.num_answers * section.answer_takes
+        rest = section.num_utterances - self.num_answers_said
         # The two shares of time, solved for the number of statements.
         talk = section.dialogue_share
-        told_s = (1 - talk) * (rest * _QUESTION_S + self.num_answers * _ANSWER_S)
+        told_s = (1 - talk) * (rest * _QUESTION_S + self.num_answers_said * _ANSWER_S)
         wanted = round(told_s / (talk * self._statement_s + (1 - talk) * _QUESTION_S))
         # Three rounds of questions, whatever time they take: the first is of train, and held-out ones follow.
         self.num_statements = min(wanted, rest - 3 * self.num_facts)
@@ -175,12 +187,13 @@ class Plan:
 
     def utterance(self, number: int) -> Utterance:
         """The utterance of a number, 0 <= number < num_utterances."""
-        if number < self.num_answers:
-            answer = self._answers[number]
-            return Utterance(
-                _id(answer.language, "a", number), "answer", answer.language, answer.text, ANSWERER, "train"
-            )
-        number -= self.num_answers
+        if number < self.num_answers_said:
+            take, place = divmod(number, self.num_answers)
+            answer = self._answers[place]
+            name = _id(answer.language, "a", number)
+            speaker = self._speaker(name, "train") if take else ANSWERER
+            return Utterance(name, "answer", answer.language, answer.text, speaker, "train")
+        number -= self.num_answers_said
         if number < self.num_questions:
             question = self.question(number)
             speaker = self._speaker(question.id, question.split)
@@ -192,7 +205,10 @@ class Plan:
         language = self._codes[(number + number // len(self._meanings)) % len(self._codes)]
         name = _id(language, "s", number)
         text = self.languages[language].state(said)
-        return Utterance(name, "statement", language, text, self._speaker(name, split), split)
+        share = self.section.answerer_share if split == "train" else 0.0
+        by_answerer = draw(self.section.seed, "answerer", name).random() < share
+        speaker = ANSWERER if by_answerer else self._speaker(name, split)
+        return Utterance(name, "statement", language, text, speaker, split)
 
     def statement(self, number: int) -> tuple[Meaning, str]:
         """The meaning of a statement and its split, 0 <= number < num_statements."""
@@ -221,7 +237,7 @@ class Plan:
         return self.languages[language].exchange(fact.kind, fact.slots).answers
 
     def answer_id(self, language: str, text: str) -> str:
-        """The id of the utterance that speaks an answer."""
+        """The id of the utterance that speaks an answer in the voice that answers."""
         return _id(language, "a", self._answer_numbers[language, text])
 
     def answer_source(self, number: int) -> tuple[Fact, int, str]:

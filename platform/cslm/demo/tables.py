@@ -22,7 +22,9 @@ def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
         audio = {other: plan.answer_id(other, text) for other, text in texts.items()}
         yield from _pairs(texts, audio, f"a{number:06d}", "train", [code])
         return
-    number -= plan.num_answers
+    number -= plan.num_answers_said
+    if number < 0:
+        return
     if number < plan.num_questions:
         question = plan.question(number)
         if question.is_repeat:
@@ -37,7 +39,7 @@ def translations(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
     if not plan.is_repeated_statement(number):
         said, split = plan.statement(number)
         texts = {code: plan.languages[code].state(said) for code in codes}
-        spoken = plan.utterance(plan.num_answers + plan.num_questions + number)
+        spoken = plan.utterance(plan.num_answers_said + plan.num_questions + number)
         yield from _pairs(texts, {spoken.language: spoken.id}, f"s{number:06d}", split, codes)
 
 
@@ -46,7 +48,7 @@ def dialogues(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
 
     Some questions are also asked in text only, answered in text in one language.
     """
-    number -= plan.num_answers
+    number -= plan.num_answers_said
     if not 0 <= number < plan.num_questions:
         return
     question = plan.question(number)

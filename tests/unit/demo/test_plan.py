@@ -21,6 +21,8 @@ corpora = st.builds(
     dialogue_share=st.sampled_from([0.2, 0.55, 0.8]),
     statement_kinds=st.none() | st.sets(st.sampled_from(list(STATEMENTS)), min_size=4).map(tuple),
     fact_kinds=st.none() | st.just(("addition", "colour", "opposite")),
+    answer_takes=st.integers(1, 3),
+    answerer_share=st.sampled_from([0.0, 0.3]),
 )
 
 
@@ -128,11 +130,25 @@ def test_a_meaning_used_up_comes_again_in_another_language_but_in_no_second_tran
     size = 6 * 5 * 12
     assert plan.num_statements > 2 * size
     assert plan.statement(3) == plan.statement(3 + size)
-    first = plan.num_answers + plan.num_questions
+    first = plan.num_answers_said + plan.num_questions
     languages = {plan.utterance(first + 3 + turn * size).language for turn in range(2)}
     assert len(languages) == 2
     assert list(translations(plan, first + 3))
     assert not list(translations(plan, first + 3 + size))
+
+
+def test_answers_are_said_by_others_too_and_the_voice_that_answers_says_more():
+    plan = Plan(
+        CorpusSection(num_utterances=900, languages=("en",), fact_kinds=("colour",), answer_takes=4, answerer_share=0.3)
+    )
+    said = [plan.utterance(number) for number in range(plan.num_answers_said)]
+    assert set(Counter(row.text for row in said).values()) == {4}
+    assert all((row.speaker == ANSWERER) == (number < plan.num_answers) for number, row in enumerate(said))
+    statements = [plan.utterance(number) for number in range(900 - plan.num_statements, 900)]
+    by_answerer = [row for row in statements if row.speaker == ANSWERER]
+    in_train = [row for row in statements if row.split == "train"]
+    assert 0.2 < len(by_answerer) / len(in_train) < 0.4
+    assert all(row.split == "train" for row in by_answerer)
 
 
 def test_only_the_chosen_kinds_are_said_and_asked():
