@@ -21,7 +21,7 @@ export PYTHONPATH := platform
 # Ray would otherwise write a token into the home folder, and the next cluster would ask for it.
 export RAY_AUTH_MODE := disabled
 
-.PHONY: help setup test test-slow test-gpu lint format cluster-check bench demo demo-full ablations ui clean
+.PHONY: help setup test test-slow test-gpu lint format cluster-check bench demo demo-full demo-language ablations ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ demo: $(SETUP) ## corpus, fit_tokenizer, tokenize, align, pretrain, sft, decoder
 
 demo-full: $(SETUP) ## the same, longer, with more to ask: about an hour on 2 cores
 	@exec $(BIN)/python -m cslm.apps.demo --output.path $(DEMO)-full --configs demo-full --stop_with_parent true
+
+demo-language: $(SETUP) ## a fourth language joins a model of three: refused when poisoned or forgetful, else promoted
+	@exec $(BIN)/python -m cslm.apps.demo_language --output.path $(DEMO)-language --stop_with_parent true
 
 ablations: $(SETUP) ## the demo's recipe with one thing changed at a time, after make demo: about half an hour on 2 cores
 	@exec $(BIN)/python -m cslm.apps.ablations --demo.path $(DEMO) --demo.configs $(CONFIGS) --stop_with_parent true

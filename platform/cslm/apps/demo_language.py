@@ -1,0 +1,193 @@
+"""A fourth language joins a model of three on one machine: what its owner drops, what is refused, what is promoted.
+
+Every act is a job submitted to a local Ray cluster, as a user would submit it to a cluster. What happened is read from
+what jobs/retrain.py leaves.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cslm import storage
+from cslm.apps import provenance, steps
+from cslm.apps.local_cluster import LocalCluster
+from cslm.config import Section, group, setting
+from cslm.demo import drops
+from cslm.errors import EXIT_DONE, EXIT_REFUSED, CslmError
+
+ROOT = str(Path(__file__).resolve().parents[3])
+_OLD, _NEW = ("en", "zh", "es"), "fr"
+_CARDS = "jobs/configs/retrain/cards"
+_ACTS = "acts.json"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NOISE = re.compile(r"\d+%\|.*\|.*(it/s|s/it|\?it)|job_manager\.py:\d+|^Running entrypoint for job ")
+
+
+class DemoOutputSection(Section):
+    """Where the demo's results go."""
+
+    path: str = setting("runs/demo-language", "folder of all that the demo makes; the same folder again continues")
+
+
+class Config(Section):
+    """Settings of the demo; those of its jobs lie in jobs/configs."""
+
+    output: DemoOutputSection = group(DemoOutputSection, "where the results go")
+    configs: str = setting("demo", "name of the config file that corpus, tokenizer and decoder are given")
+    retrain: str = setting("jobs/configs/retrain/demo.yaml", "config of jobs/retrain.py")
+    num_utterances: int = setting(9600, "spoken utterances of the four languages", ge=100)
+    poisoned: bool = setting(True, "drop shuffled transcripts first, which must be refused")
+    forgetful: bool = setting(True, "train without replay before, which must be refused")
+    stop_with_parent: bool = setting(False, "stop when the process that started the demo is gone, as `make` wants")
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing that happens, and how it must end."""
+
+    name: str
+    told: str
+    command: tuple[str, ...]
+    expected: int = EXIT_DONE
+    # Of the new language's data: dropped before, with transcripts as they are (False) or shuffled (True).
+    drops: bool | None = None
+
+
+def acts_of(config: Config) -> list[Act]:
+    """What happens, in order."""
+    made, all_codes = config.configs, "[" + ", ".join((*_OLD, _NEW)) + "]"
+    corpus = ("python", "-m", "cslm.apps.demo_corpus", "--config", f"jobs/configs/demo_corpus/{made}.yaml")
+    sizes = ("--corpus.languages", all_codes, "--corpus.num_utterances", str(config.num_utterances))
+    heard = ("--corpus.manifest", "drops/utterances")
+    tick = ("jobs/retrain.py", "--config", config.retrain)
+    found = [
+        Act("corpus", "four languages are spoken; three are dropped, with their cards", (*corpus, *sizes)),
+        Act(
+            "tokenizer",
+            "units are learned from the three",
+            ("jobs/fit_tokenizer.py", "--config", f"jobs/configs/fit_tokenizer/{made}.yaml", *heard),
+        ),
+        Act(
+            "units",
+            "for the voice, the three become units",
+            ("jobs/tokenize.py", "--config", f"jobs/configs/tokenize/{made}.yaml", *heard),
+        ),
+        Act("voice", "and a voice is learned", ("jobs/decoder.py", "--config", f"jobs/configs/decoder/{made}.yaml")),
+        Act("champion", "first tick: the three languages make a champion", tick),
+    ]
+    if config.poisoned:
+        told = "French is dropped with its transcripts shuffled: the tick refuses it"
+        found.append(Act("poisoned", told, tick, EXIT_REFUSED, drops=True))
+    if config.forgetful:
+        told = "French as it should be, trained without the old languages: refused, as they are forgotten"
+        found.append(Act("forgetful", told, (*tick, "--replay.share", "0"), EXIT_REFUSED, drops=False))
+    found.append(Act("french", "French with replay of the old languages: promoted", tick, drops=False))
+    return found
+
+
+def demo(config: Config, console: Console) -> int:
+    """A champion of three languages, then a card and data of a fourth: refused where they should be, else promoted.
+
+    Ends with a table of all four languages before and after. The same command again goes on where it was stopped.
+    """
+    output = storage.absolute(config.output.path)
+    record = storage.join(output, _ACTS)
+    acts = acts_of(config)
+    done: dict[str, Any] = storage.read_json(record) if storage.exists(record) else {}
+    todo = [act for act in acts if act.name not in done]
+    if todo:
+        with steps.alone("demo_language", output, console), LocalCluster() as cluster:
+            for act in todo:
+                _play(act, acts, cluster, output, console)
+                runs = _runs(output) if act.command[0] == "jobs/retrain.py" else {}
+                done[act.name] = {"runs": runs}
+                storage.write_json(record, done)
+    _show(acts, done, console)
+    return EXIT_DONE
+
+
+def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, console: Console) -> None:
+    console.rule(f"{acts.index(act) + 1}/{len(acts)} {act.told}", align="left")
+    if act.drops is not None:
+        _drop(output, _NEW, shuffled=act.drops)
+    console.print(f"$ ray job submit --working-dir . -- {' '.join(act.command)}", style="bold")
+    env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": steps.store(output)}
+    if commit := provenance.commit_of_code():
+        env[provenance.COMMIT_VARIABLE] = commit
+    if act.command[0] == "python":
+        env["PYTHONPATH"] = "platform"
+
+    def say(line: str) -> None:
+        plain = _COLOUR.sub("", line)
+        if plain.strip() and not _NOISE.search(plain):
+            console.print(f"  {plain}", style="dim")
+
+    started_s = time.monotonic()
+    code = cluster.submit(act.name, act.command, working_dir=ROOT, env=env, say=say)
+    if code != act.expected:
+        raise CslmError(f"{act.name}: must end with exit code {act.expected}, found {code}; the same command goes on")
+    console.print(f"{act.name}: {time.monotonic() - started_s:,.0f} s, exit code {code}")
+    if act.name == "corpus":
+        for language in _OLD:
+            _drop(output, language, shuffled=False)
+
+
+def _drop(output: str, language: str, *, shuffled: bool) -> None:
+    """What the owner of a language does: data to its place, and the card."""
+    order = (*_OLD, _NEW)
+    marker = storage.join(output, "drops", f"{language}.json")
+    if storage.exists(marker) and storage.read_json(marker) == shuffled:
+        return  # written again, it would be other data to whoever looks at times of change
+    seed = 1 if shuffled else None
+    drops.bring(storage.join(output, "corpus"), storage.join(output, "drops"), order, language, shuffle_seed=seed)
+    card = storage.read_bytes(storage.join(ROOT, _CARDS, f"{language}.yaml"))
+    storage.write_bytes(storage.join(output, "cards", f"{language}.yaml"), card)
+    storage.write_json(marker, shuffled)
+
+
+def _runs(output: str) -> dict[str, Any]:
+    """The runs of the last tick, with what the gate found."""
+    found: dict[str, Any] = storage.read_json(storage.join(output, "retrain", "summary.json"))["runs"]
+    for run in found.values():
+        gate = storage.join(storage.parent(run["report"]), "gate.json")
+        run["checks"] = storage.read_json(gate)["checks"] if storage.exists(gate) else []
+        folder = storage.parent(run["report"])
+        for name in ("evaluate", "evaluate_champion"):
+            summary = storage.join(folder, name, "summary.json")
+            run[name] = storage.read_json(summary)["metrics"] if storage.exists(summary) else {}
+    return found
+
+
+def _show(acts: Sequence[Act], done: dict[str, Any], console: Console) -> None:
+    console.rule(align="left")
+    for act in acts:
+        for run in done[act.name]["runs"].values():
+            console.print(f"{act.name}: {run['ending']}" + (f" as version {run['version']}" if run["version"] else ""))
+            for reason in run["reasons"]:
+                console.print(f"  {reason}")
+            console.print(f"  {run['report']}")
+    last = next(iter(done[acts[-1].name]["runs"].values()))
+    table = Table(title="before and after French", title_justify="left")
+    for column in ("measure", "before", "after"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for code in (*_OLD, _NEW):
+        for name in (f"asr/{code}/cer", f"answer/{code}-{code}/accuracy"):
+            values = [last[one].get(name) for one in ("evaluate_champion", "evaluate")]
+            table.add_row(name, *("-" if value is None else f"{value:.1%}" for value in values))
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo from a command line and return its exit code."""
+    return steps.command("demo_language", Config, demo, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
