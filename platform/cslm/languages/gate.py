@@ -46,6 +46,12 @@ class GateSection(Section):
     max_off_target: float = setting(
         0.1, "largest share of answers in another language than asked for, in text or speech, in any direction", ge=0
     )
+    max_listener_error: float = setting(
+        0.5,
+        "with more character errors in recordings of a language (tts/<language>/original_cer) the listener does not "
+        "know it, and the language of speech in it, which is told by what was heard, is not judged",
+        ge=0,
+    )
     min_items: int = setting(1, "measures of fewer items are told but not judged", ge=1)
     strict: bool = setting(
         False,
@@ -116,7 +122,8 @@ def judge(
             if margin is not None and is_known(task, known):
                 checks.append(_kept(f"{task}/{metric}", metric, difference, margin, section))
         checks += _lost(found, champion, known, section)
-    checks += [_on_target(one, section) for one in found.values() if one.metric in _OFF_TARGET]
+    unheard = _unheard(found, section)
+    checks += [_on_target(one, unheard, section) for one in found.values() if one.metric in _OFF_TARGET]
     return Verdict(all(check.passed for check in checks), checks)
 
 
@@ -187,10 +194,20 @@ def _lost(found: Mapping[str, Figure], champion: pa.Table, known: Sequence[str],
     return checks
 
 
-def _on_target(one: Figure, section: GateSection) -> Check:
+def _unheard(found: Mapping[str, Figure], section: GateSection) -> Mapping[str, float]:
+    """The languages that the listener does not know, with its error on their recordings."""
+    heard = {one.task.partition("/")[2]: one.value for one in found.values() if one.metric == "original_cer"}
+    return {language: error for language, error in heard.items() if error > section.max_listener_error}
+
+
+def _on_target(one: Figure, unheard: Mapping[str, float], section: GateSection) -> Check:
     passed = one.value <= section.max_off_target or one.num_items < section.min_items
     told = (
         f"{one.name}: at most {section.max_off_target:g} of the answers may be in another language, found "
         f"{one.value:.4g} ({one.num_items} items)"
     )
+    for language, error in unheard.items():
+        if one.metric == "speech_off_target" and one.task.endswith(f"-{language}"):
+            passed = True
+            told += f": not judged, as the listener errs on {error:.1%} of the characters of recordings in {language}"
     return Check("off_target", one.name, passed, told, one.value, section.max_off_target, num_items=one.num_items)

@@ -126,6 +126,16 @@ def test_answers_in_another_language_are_bounded_in_every_direction() -> None:
     assert judge({**GOOD, "answer/fr-fr/off_target": 0.2}, max_off_target=0.25).passed
 
 
+def test_speech_is_not_judged_by_a_listener_that_does_not_know_its_language() -> None:
+    spoken = {"answer/en-fr/speech_off_target": 1.0, "answer/fr-en/speech_off_target": 0.0}
+    assert not judge({**GOOD, **spoken, "tts/fr/original_cer": 0.3}).passed
+    verdict = judge({**GOOD, **spoken, "tts/fr/original_cer": 0.6})
+    assert verdict.passed
+    assert "not judged, as the listener errs on 60.0%" in verdict.checks[-2].told
+    others = {**spoken, "answer/fr-en/speech_off_target": 1.0, "tts/fr/original_cer": 0.6}
+    assert not judge({**GOOD, **others}).passed
+
+
 def test_measures_of_few_items_are_told_and_not_judged() -> None:
     verdict = judge({**GOOD, "asr/en/cer": 0.9}, {"asr/en/cer": 0.1}, min_items=NUM_ITEMS + 1)
     assert verdict.passed
