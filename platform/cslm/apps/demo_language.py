@@ -40,9 +40,9 @@ class Config(Section):
     """Settings of the demo; those of its jobs lie in jobs/configs."""
 
     output: DemoOutputSection = group(DemoOutputSection, "where the results go")
-    configs: str = setting("demo", "name of the config file that corpus, tokenizer and decoder are given")
+    configs: str = setting("demo", "name of the config file that tokenizer, units and decoder are given")
+    corpus: str = setting("jobs/configs/demo_corpus/demo-language.yaml", "config of the corpus of four languages")
     retrain: str = setting("jobs/configs/retrain/demo.yaml", "config of jobs/retrain.py")
-    num_utterances: int = setting(9600, "spoken utterances of the four languages", ge=100)
     poisoned: bool = setting(True, "drop shuffled transcripts first, which must be refused")
     forgetful: bool = setting(True, "train without replay before, which must be refused")
     stop_with_parent: bool = setting(False, "stop when the process that started the demo is gone, as `make` wants")
@@ -62,13 +62,12 @@ class Act:
 
 def acts_of(config: Config) -> list[Act]:
     """What happens, in order."""
-    made, all_codes = config.configs, "[" + ", ".join((*_OLD, _NEW)) + "]"
-    corpus = ("python", "-m", "cslm.apps.demo_corpus", "--config", f"jobs/configs/demo_corpus/{made}.yaml")
-    sizes = ("--corpus.languages", all_codes, "--corpus.num_utterances", str(config.num_utterances))
+    made = config.configs
+    corpus = ("python", "-m", "cslm.apps.demo_corpus", "--config", config.corpus)
     heard = ("--corpus.manifest", "drops/utterances")
     tick = ("jobs/retrain.py", "--config", config.retrain)
     found = [
-        Act("corpus", "four languages are spoken; three are dropped, with their cards", (*corpus, *sizes)),
+        Act("corpus", "four languages are spoken; three are dropped, with their cards", corpus),
         Act(
             "tokenizer",
             "units are learned from the three",
@@ -142,13 +141,15 @@ def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, con
 def _drop(output: str, language: str, *, shuffled: bool) -> None:
     """What the owner of a language does: data to its place, and the card."""
     order = (*_OLD, _NEW)
+    card = storage.join(output, "cards", f"{language}.yaml")
+    wanted = storage.read_bytes(storage.join(ROOT, _CARDS, f"{language}.yaml"))
+    if not storage.exists(card) or storage.read_bytes(card) != wanted:
+        storage.write_bytes(card, wanted)
     marker = storage.join(output, "drops", f"{language}.json")
     if storage.exists(marker) and storage.read_json(marker) == shuffled:
         return  # written again, it would be other data to whoever looks at times of change
-    seed = 1 if shuffled else None
+    order, seed = (*_OLD, _NEW), 1 if shuffled else None
     drops.bring(storage.join(output, "corpus"), storage.join(output, "drops"), order, language, shuffle_seed=seed)
-    card = storage.read_bytes(storage.join(ROOT, _CARDS, f"{language}.yaml"))
-    storage.write_bytes(storage.join(output, "cards", f"{language}.yaml"), card)
     storage.write_json(marker, shuffled)
 
 

@@ -124,6 +124,9 @@ def test_answers_in_another_language_are_bounded_in_every_direction() -> None:
     verdict = judge({**GOOD, "answer/fr-fr/off_target": 0.2, "answer/en-fr/speech_off_target": 0.1})
     assert [check.passed for check in verdict.checks if check.kind == "off_target"] == [True, False]
     assert judge({**GOOD, "answer/fr-fr/off_target": 0.2}, max_off_target=0.25).passed
+    mixed = {**GOOD, "answer/fr-fr/off_target": 0.2, "answer/fr-fr/speech_off_target": 0.4}
+    (failed,) = judge(mixed, max_speech_off_target=0.5).reasons
+    assert failed.startswith("answer/fr-fr/off_target: at most 0.1")
 
 
 def test_speech_is_not_judged_by_a_listener_that_does_not_know_its_language() -> None:
