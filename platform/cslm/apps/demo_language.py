@@ -140,7 +140,6 @@ def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, con
 
 def _drop(output: str, language: str, *, shuffled: bool) -> None:
     """What the owner of a language does: data to its place, and the card."""
-    order = (*_OLD, _NEW)
     card = storage.join(output, "cards", f"{language}.yaml")
     wanted = storage.read_bytes(storage.join(ROOT, _CARDS, f"{language}.yaml"))
     if not storage.exists(card) or storage.read_bytes(card) != wanted:
