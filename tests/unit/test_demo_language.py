@@ -86,9 +86,8 @@ def test_an_act_that_ends_otherwise_stops_the_demo_which_goes_on_there(
 
 
 def test_every_config_that_is_named_is_there() -> None:
-    config = demo_language.Config()
-    named = [part for act in demo_language.acts_of(config) for part in act.command if part.endswith(".yaml")]
-    recipe = storage.read_yaml(f"{demo_language.ROOT}/{config.retrain}")["recipe"]
+    named = [part for act in demo_language.ACTS for part in act.command if part.endswith(".yaml")]
+    recipe = storage.read_yaml(f"{demo_language.ROOT}/jobs/configs/retrain/demo.yaml")["recipe"]
     named += [path for path in recipe.values() if path.endswith(".yaml")]
     assert len(named) >= 15
     assert not [path for path in named if not storage.exists(f"{demo_language.ROOT}/{path}")]

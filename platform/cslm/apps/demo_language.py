@@ -4,7 +4,6 @@ Every act is a job submitted to a local Ray cluster, as a user would submit it t
 what jobs/retrain.py leaves.
 """
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cslm import storage
-from cslm.apps import provenance, steps
+from cslm.apps import steps
 from cslm.apps.local_cluster import LocalCluster
 from cslm.config import Section, group, setting
 from cslm.demo import drops
@@ -24,10 +23,8 @@ from cslm.errors import EXIT_DONE, EXIT_REFUSED, CslmError
 
 ROOT = str(Path(__file__).resolve().parents[3])
 _OLD, _NEW = ("en", "zh", "es"), "fr"
-_CARDS = "jobs/configs/retrain/cards"
-_ACTS = "acts.json"
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_NOISE = re.compile(r"\d+%\|.*\|.*(it/s|s/it|\?it)|job_manager\.py:\d+|^Running entrypoint for job ")
+_CONFIGS = "jobs/configs"
+_RECORD = "acts.json"
 
 
 class DemoOutputSection(Section):
@@ -40,11 +37,6 @@ class Config(Section):
     """Settings of the demo; those of its jobs lie in jobs/configs."""
 
     output: DemoOutputSection = group(DemoOutputSection, "where the results go")
-    configs: str = setting("demo", "name of the config file that tokenizer, units and decoder are given")
-    corpus: str = setting("jobs/configs/demo_corpus/demo-language.yaml", "config of the corpus of four languages")
-    retrain: str = setting("jobs/configs/retrain/demo.yaml", "config of jobs/retrain.py")
-    poisoned: bool = setting(True, "drop shuffled transcripts first, which must be refused")
-    forgetful: bool = setting(True, "train without replay before, which must be refused")
     stop_with_parent: bool = setting(False, "stop when the process that started the demo is gone, as `make` wants")
 
 
@@ -60,76 +52,65 @@ class Act:
     drops: bool | None = None
 
 
-def acts_of(config: Config) -> list[Act]:
-    """What happens, in order."""
-    made = config.configs
-    corpus = ("python", "-m", "cslm.apps.demo_corpus", "--config", config.corpus)
-    heard = ("--corpus.manifest", "drops/utterances")
-    tick = ("jobs/retrain.py", "--config", config.retrain)
-    found = [
-        Act("corpus", "four languages are spoken; three are dropped, with their cards", corpus),
-        Act(
-            "tokenizer",
-            "units are learned from the three",
-            ("jobs/fit_tokenizer.py", "--config", f"jobs/configs/fit_tokenizer/{made}.yaml", *heard),
-        ),
-        Act(
-            "units",
-            "for the voice, the three become units",
-            ("jobs/tokenize.py", "--config", f"jobs/configs/tokenize/{made}.yaml", *heard),
-        ),
-        Act("voice", "and a voice is learned", ("jobs/decoder.py", "--config", f"jobs/configs/decoder/{made}.yaml")),
-        Act("champion", "first tick: the three languages make a champion", tick),
-    ]
-    if config.poisoned:
-        told = "French is dropped with its transcripts shuffled: the tick refuses it"
-        found.append(Act("poisoned", told, tick, EXIT_REFUSED, drops=True))
-    if config.forgetful:
-        told = "French as it should be, trained without the old languages: refused, as they are forgotten"
-        found.append(Act("forgetful", told, (*tick, "--replay.share", "0"), EXIT_REFUSED, drops=False))
-    found.append(Act("french", "French with replay of the old languages: promoted", tick, drops=False))
-    return found
+def _job(name: str, config: str) -> tuple[str, ...]:
+    return f"jobs/{name}.py", "--config", f"{_CONFIGS}/{name}/{config}.yaml"
+
+
+_SPOKEN = ("python", "-m", "cslm.apps.demo_corpus", "--config", f"{_CONFIGS}/demo_corpus/demo-language.yaml")
+_HEARD = ("--corpus.manifest", "drops/utterances")
+_TICK = _job("retrain", "demo")
+
+ACTS = (
+    Act("corpus", "four languages are spoken; three are dropped, with their cards", _SPOKEN),
+    Act("tokenizer", "units are learned from the three", (*_job("fit_tokenizer", "demo"), *_HEARD)),
+    Act("units", "for the voice, the three become units", (*_job("tokenize", "demo"), *_HEARD)),
+    Act("voice", "and a voice is learned", _job("decoder", "demo")),
+    Act("champion", "first tick: the three languages make a champion", _TICK),
+    Act(
+        "poisoned",
+        "French is dropped with its transcripts shuffled: the tick refuses it",
+        _TICK,
+        EXIT_REFUSED,
+        drops=True,
+    ),
+    Act(
+        "forgetful",
+        "French as it should be, trained without the old languages: refused, as they are forgotten",
+        (*_TICK, "--replay.share", "0"),
+        EXIT_REFUSED,
+        drops=False,
+    ),
+    Act("french", "French with replay of the old languages: promoted", _TICK, drops=False),
+)
 
 
 def demo(config: Config, console: Console) -> int:
     """A champion of three languages, then a card and data of a fourth: refused where they should be, else promoted.
 
-    Ends with a table of all four languages before and after. The same command again goes on where it was stopped.
+    Ends with a table of all four languages before and after. The same command again goes on with the first act that did
+    not end as it must; those before are not played again, whatever has changed since.
     """
     output = storage.absolute(config.output.path)
-    record = storage.join(output, _ACTS)
-    acts = acts_of(config)
+    record = storage.join(output, _RECORD)
     done: dict[str, Any] = storage.read_json(record) if storage.exists(record) else {}
-    todo = [act for act in acts if act.name not in done]
+    todo = [act for act in ACTS if act.name not in done]
     if todo:
         with steps.alone("demo_language", output, console), LocalCluster() as cluster:
             for act in todo:
-                _play(act, acts, cluster, output, console)
-                runs = _runs(output) if act.command[0] == "jobs/retrain.py" else {}
+                _play(act, cluster, output, console)
+                runs = _runs(output) if act.command[0] == _TICK[0] else {}
                 done[act.name] = {"runs": runs}
                 storage.write_json(record, done)
-    _show(acts, done, console)
+    _show(done, console)
     return EXIT_DONE
 
 
-def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, console: Console) -> None:
-    console.rule(f"{acts.index(act) + 1}/{len(acts)} {act.told}", align="left")
+def _play(act: Act, cluster: LocalCluster, output: str, console: Console) -> None:
+    console.rule(f"{ACTS.index(act) + 1}/{len(ACTS)} {act.told}", align="left")
     if act.drops is not None:
         _drop(output, _NEW, shuffled=act.drops)
-    console.print(f"$ ray job submit --working-dir . -- {' '.join(act.command)}", style="bold")
-    env = {"CSLM_HOME": output, "MLFLOW_TRACKING_URI": steps.store(output)}
-    if commit := provenance.commit_of_code():
-        env[provenance.COMMIT_VARIABLE] = commit
-    if act.command[0] == "python":
-        env["PYTHONPATH"] = "platform"
-
-    def say(line: str) -> None:
-        plain = _COLOUR.sub("", line)
-        if plain.strip() and not _NOISE.search(plain):
-            console.print(f"  {plain}", style="dim")
-
     started_s = time.monotonic()
-    code = cluster.submit(act.name, act.command, working_dir=ROOT, env=env, say=say)
+    code = steps.submit(cluster, act.name, act.command, home=output, root=ROOT, console=console)
     if code != act.expected:
         raise CslmError(f"{act.name}: must end with exit code {act.expected}, found {code}; the same command goes on")
     console.print(f"{act.name}: {time.monotonic() - started_s:,.0f} s, exit code {code}")
@@ -141,7 +122,7 @@ def _play(act: Act, acts: Sequence[Act], cluster: LocalCluster, output: str, con
 def _drop(output: str, language: str, *, shuffled: bool) -> None:
     """What the owner of a language does: data to its place, and the card."""
     card = storage.join(output, "cards", f"{language}.yaml")
-    wanted = storage.read_bytes(storage.join(ROOT, _CARDS, f"{language}.yaml"))
+    wanted = storage.read_bytes(storage.join(ROOT, _CONFIGS, "retrain", "cards", f"{language}.yaml"))
     if not storage.exists(card) or storage.read_bytes(card) != wanted:
         storage.write_bytes(card, wanted)
     marker = storage.join(output, "drops", f"{language}.json")
@@ -153,27 +134,24 @@ def _drop(output: str, language: str, *, shuffled: bool) -> None:
 
 
 def _runs(output: str) -> dict[str, Any]:
-    """The runs of the last tick, with what the gate found."""
+    """The runs of the last tick, with the figures of the candidate and of the champion before it."""
     found: dict[str, Any] = storage.read_json(storage.join(output, "retrain", "summary.json"))["runs"]
     for run in found.values():
-        gate = storage.join(storage.parent(run["report"]), "gate.json")
-        run["checks"] = storage.read_json(gate)["checks"] if storage.exists(gate) else []
-        folder = storage.parent(run["report"])
         for name in ("evaluate", "evaluate_champion"):
-            summary = storage.join(folder, name, "summary.json")
+            summary = storage.join(storage.parent(run["report"]), name, "summary.json")
             run[name] = storage.read_json(summary)["metrics"] if storage.exists(summary) else {}
     return found
 
 
-def _show(acts: Sequence[Act], done: dict[str, Any], console: Console) -> None:
+def _show(done: dict[str, Any], console: Console) -> None:
     console.rule(align="left")
-    for act in acts:
+    for act in ACTS:
         for run in done[act.name]["runs"].values():
             console.print(f"{act.name}: {run['ending']}" + (f" as version {run['version']}" if run["version"] else ""))
             for reason in run["reasons"]:
                 console.print(f"  {reason}")
             console.print(f"  {run['report']}")
-    last = next(iter(done[acts[-1].name]["runs"].values()))
+    last = next(iter(done[ACTS[-1].name]["runs"].values()))
     table = Table(title="before and after French", title_justify="left")
     for column in ("measure", "before", "after"):
         table.add_column(column, justify="left" if column == "measure" else "right")

@@ -96,14 +96,8 @@ class Steps:
 
     def _submit(self, cluster: LocalCluster, step: Step) -> int:
         self._console.rule(f"{self._steps.index(step) + 1}/{len(self._steps)} {step.name}", align="left")
-        self._console.print(f"$ ray job submit --working-dir . -- {' '.join(step.entrypoint)}", style="bold")
-        env = {"CSLM_HOME": self._home, "MLFLOW_TRACKING_URI": store(self._home)}
-        if commit := provenance.commit_of_code():
-            env[provenance.COMMIT_VARIABLE] = commit
-        if step.program[0] == "python":
-            env["PYTHONPATH"] = "platform"
         settings, started_s = self._settings(step), time.monotonic()
-        code = cluster.submit(step.name, step.entrypoint, working_dir=self._root, env=env, say=self._say)
+        code = submit(cluster, step.name, step.entrypoint, home=self._home, root=self._root, console=self._console)
         if code == EXIT_DONE:
             self._note(step, settings, round(time.monotonic() - started_s, 1))
         return code
@@ -126,11 +120,6 @@ class Steps:
         """Seconds that each step took when it did its work."""
         record = self._record()
         return {step.name: record[step.name]["wall_s"] for step in self._steps}
-
-    def _say(self, line: str) -> None:
-        plain = _COLOUR.sub("", line)
-        if plain.strip() and not _NOISE.search(plain):
-            self._console.print(f"  {plain}", style="dim")
 
     def _note(self, step: Step, settings: str, wall_s: float) -> None:
         summary = self.summary(step)
@@ -159,6 +148,25 @@ class Steps:
             digest.update(file.removeprefix(self._root).encode())
             digest.update(storage.read_bytes(file))
         return fingerprint(digest.hexdigest())
+
+
+def submit(
+    cluster: LocalCluster, name: str, entrypoint: Sequence[str], *, home: str, root: str, console: Console
+) -> int:
+    """Submit one job that works below `home` with the code in `root`, show what it says, and return its exit code."""
+    console.print(f"$ ray job submit --working-dir . -- {' '.join(entrypoint)}", style="bold")
+    env = {"CSLM_HOME": home, "MLFLOW_TRACKING_URI": store(home)}
+    if commit := provenance.commit_of_code():
+        env[provenance.COMMIT_VARIABLE] = commit
+    if entrypoint[0] == "python":
+        env["PYTHONPATH"] = "platform"
+
+    def say(line: str) -> None:
+        plain = _COLOUR.sub("", line)
+        if plain.strip() and not _NOISE.search(plain):
+            console.print(f"  {plain}", style="dim")
+
+    return cluster.submit(name, entrypoint, working_dir=root, env=env, say=say)
 
 
 def command(
