@@ -6,7 +6,7 @@ both models by the paired bootstrap, and every verdict says how sure it is: a fa
 is larger than its margin and not chance; with `strict` a candidate has to show that it is within the margin.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -122,11 +122,12 @@ def judge(
     found = {one.name: one for one in figures.figures(candidate, section.bootstrap)}
     checks = _targets(found, targets)
     if champion is not None:
-        for task, metric, difference in figures.compared(champion, candidate, section.bootstrap):
+        compared = figures.compared(champion, candidate, section.bootstrap)
+        for task, metric, difference in compared:
             margin = _margin(f"{task}/{metric}", difference.a, section)
             if margin is not None and is_known(task, known):
                 checks.append(_kept(f"{task}/{metric}", metric, difference, margin, section))
-        checks += _lost(found, champion, known, section)
+        checks += _lost({f"{task}/{metric}" for task, metric, _ in compared} & set(found), champion, known, section)
     unheard = _unheard(found, section)
     checks += [_on_target(one, unheard, section) for one in found.values() if one.metric in _OFF_TARGET]
     return Verdict(all(check.passed for check in checks), checks)
@@ -187,14 +188,20 @@ def _kept(name: str, metric: str, found: Difference, margin: float, section: Gat
     return Check("kept", name, passed, told, found.b, margin, found.a, fall, low, high, found.p_value, found.num_items)
 
 
-def _lost(found: Mapping[str, Figure], champion: pa.Table, known: Sequence[str], section: GateSection) -> list[Check]:
-    """Measures that the champion has and the candidate was not asked for: what is not measured is not kept."""
+def _lost(asked: Set[str], champion: pa.Table, known: Sequence[str], section: GateSection) -> list[Check]:
+    """Measures of the champion that the candidate was not asked for on any of its items, or has no value of.
+
+    What is not measured is not kept.
+    """
     quick = section.bootstrap.model_copy(update={"resamples": 0})
     checks = []
     for one in figures.figures(champion, quick):
         margin = _margin(one.name, one.value, section)
-        if margin is not None and is_known(one.task, known) and one.name not in found:
-            told = f"{one.name}: must be measured of the candidate too, as the champion has {one.value:.4g}; it was not"
+        if margin is not None and is_known(one.task, known) and one.name not in asked:
+            told = (
+                f"{one.name}: must be measured of the candidate too, on the champion's items, as the champion has "
+                f"{one.value:.4g}; it was not"
+            )
             checks.append(Check("kept", one.name, False, told, None, margin, one.value))
     return checks
 

@@ -1,5 +1,6 @@
 """The gate over scores of single items: targets, margins and how sure a fall is, languages of answers."""
 
+import math
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -103,8 +104,6 @@ def test_new_languages_have_nothing_to_fall_from() -> None:
 
 def test_tasks_on_text_have_margins_relative_to_the_champion() -> None:
     def perplexity(value: float) -> pa.Table:
-        import math
-
         rows = [
             figures.score("text/en", "perplexity", f"i{n}", [math.log(value) * 10, 10], "perplexity") for n in range(30)
         ]
@@ -117,6 +116,14 @@ def test_tasks_on_text_have_margins_relative_to_the_champion() -> None:
 
 def test_a_measure_that_the_candidate_lost_is_refused() -> None:
     verdict = judge({"asr/fr/cer": 0.1}, {"asr/en/cer": 0.1})
+    assert "asr/en/cer: must be measured of the candidate too" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(("ids", "errors"), [("other", 1.0), ("i", math.nan)])
+def test_what_cannot_be_compared_is_not_kept(ids: str, errors: float) -> None:
+    """On items that the champion was not asked, or of a model that broke down."""
+    found = figures.table([figures.score("asr/en", "cer", f"{ids}{n}", [errors, 10]) for n in range(9)])
+    verdict = gate.judge(found, scores({"asr/en/cer": 0.1}), targets={}, known=("en",), section=SECTION)
     assert "asr/en/cer: must be measured of the candidate too" in verdict.reasons[0]
 
 
