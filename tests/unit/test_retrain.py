@@ -97,7 +97,8 @@ def test_the_run_of_a_chain_is_the_parent_of_its_report(home: Path, jobs: Jobs, 
     (run,) = summary["runs"].values()
     assert (run["ending"], run["version"], summary["champion"]) == ("promoted", "2", "2")
     html = Path(run["report"]).read_text(encoding="utf-8")
-    for told in ("Retraining fr-", "promoted", "asr/fr", "before", "what the champion could do", "tokenize fr 0"):
+    for told in ("Retraining fr-", "promoted", "asr/fr", "before", "what the champion could do", "tokenize fr 0",
+                 "take fr dialogues 0", "1 taken, 0 rejected"):  # fmt: skip
         assert told in html
     record = storage.read_json(storage.join(storage.parent(run["report"]), "mlflow_run.json"))
     from mlflow import MlflowClient

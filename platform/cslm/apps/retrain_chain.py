@@ -30,14 +30,13 @@ _TEXTS = ("parallel_text", "dialogues")
 
 @dataclass(frozen=True)
 class Made:
-    """What a run has made: the model with all that belongs to it, both evaluations, and the summaries of its steps."""
+    """What a run has made: the model with all that belongs to it, and both evaluations."""
 
     model: str
     tables: dict[str, str | None]
     languages: dict[str, Known]
     evaluation: str
     before: str | None
-    summaries: dict[str, dict[str, Any]]
 
 
 class Chain:
@@ -59,6 +58,7 @@ class Chain:
         self._config, self._recipe, self._job, self._commands = config, recipe, job, commands
         self._tracking = {"experiment": config.tracking.experiment, "parent_run": parent_run}
         self.folder = run_folder(job.output, planned)
+        # Of steps, and of tables that are taken as they lie.
         self.summaries: dict[str, dict[str, Any]] = {}
 
     def make(self) -> Made:
@@ -70,7 +70,7 @@ class Chain:
         tables = self._together(languages)
         model = self._train(tables)
         evaluation = self._evaluate("evaluate", model, tables, self._recipe.decoder)
-        return Made(model, tables, languages, evaluation, self._before(tables), self.summaries)
+        return Made(model, tables, languages, evaluation, self._before(tables))
 
     def judge(self, made: Made) -> Verdict:
         """What the gate says of the candidate."""
@@ -158,6 +158,12 @@ class Chain:
                     checked = contracts.load(table).check(storage.read_table(file), file)
                     storage.write_table(checked, storage.join(target, f"source-{place}-{number:05d}.parquet"))
             storage.write_json(record, key)
+        for place, source in enumerate(sources):
+            if source.format == "table":
+                taken = [uri for uri in storage.list_files(target, ".parquet") if f"/source-{place}-" in uri]
+                num_rows = sum(storage.parquet_schema(uri)[1] for uri in taken)
+                counts = {"accepted": num_rows, "rejected": 0}
+                self.summaries[f"take {code} {table} {place}"] = {"table": table, "rows": counts}
         return target
 
     def _ceiling(self, languages: Mapping[str, Known]) -> None:

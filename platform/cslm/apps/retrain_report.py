@@ -96,7 +96,7 @@ def _sources(chain: Chain) -> list[dict[str, str]]:
     rows = []
     for name, summary in chain.summaries.items():
         job, _, rest = name.partition(" ")
-        if job in ("tokenize", "ingest"):
+        if job in ("tokenize", "ingest", "take"):
             counts = summary["rows"]
             told = f"{counts['accepted']:,} taken, {counts['rejected']:,} rejected"
             hours = f"{summary['hours']:.2f}" if "hours" in summary else ""
