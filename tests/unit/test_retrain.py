@@ -86,7 +86,9 @@ def test_a_card_and_data_are_enough_and_the_same_tick_again_does_nothing(
     capsys.readouterr()
     assert tick() == 0
     assert jobs.started == []
-    assert "nothing is due" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing is due" in said
+    assert "retrain: done: nothing was due; the champion is version 2" in said
 
 
 def test_the_run_of_a_chain_is_the_parent_of_its_report(home: Path, jobs: Jobs, tick: Tick) -> None:

@@ -180,7 +180,11 @@ def _tick(config: Config, job: Job, held: Lease) -> None:
         "runs": endings,
         "missing": look.missing,
     }
-    storage.write_json(storage.join(job.output, SUMMARY), summary)
+    record = storage.join(job.output, SUMMARY)
+    storage.write_json(record, summary)
+    ended = [f"{run['run']} {run['ending']}" for run in endings.values()] or ["nothing was due"]
+    champion = f"version {look.version.number}" if look.version else "none yet"
+    job.say(f"{job.name}: done: {', '.join(ended)}; the champion is {champion}; {record}")
     _end(endings, look.missing)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from cslm import storage
 from cslm.apps import keeper
@@ -37,7 +38,8 @@ def stay(config: Config, job: Job) -> None:
     scheduler = schedule.opened(config.every, config.schedule, job.output, "cslm.apps.retrain_schedule:tick", command)
     due = scheduler.get_jobs()[0].next_run_time
     job.say(f"every {config.every!r} ({config.schedule.timezone}): {shlex.join(command)}")
-    job.say(f"next: {due:%Y-%m-%d %H:%M %Z}" + (", missed: made up for now" if due.timestamp() < time.time() else ""))
+    job.say(_told(due) + (", missed: made up for now" if due.timestamp() < time.time() else ""))
+    schedule.when_ended(scheduler, lambda due: job.say(_told(due)))
     scheduler.resume()
     try:
         while True:
@@ -48,6 +50,10 @@ def stay(config: Config, job: Job) -> None:
         for process in list(_running):
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def _told(due: datetime) -> str:
+    return f"next: {due:%Y-%m-%d %H:%M %Z}"
 
 
 def tick(command: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ forget what was missed, so a job is added only when its times or its command are
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cslm import storage
@@ -92,6 +93,17 @@ def opened(
             max_instances=1,
         )
     return scheduler
+
+
+def when_ended(scheduler: "BackgroundScheduler", tell: Callable[[datetime], None]) -> None:
+    """Call `tell` with the next time whenever a call has ended, well or not."""
+    from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
+
+    def ended(event: JobExecutionEvent) -> None:
+        # Not the time that is kept: a short call ends before that is moved on.
+        tell(scheduler.get_job(event.job_id).trigger.get_next_fire_time(None, datetime.now(UTC)))
+
+    scheduler.add_listener(ended, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
 
 
 def systemd(

@@ -60,8 +60,11 @@ def test_the_time_is_kept_over_a_restart_and_what_was_missed_is_made_up_for_once
     # Three Mondays went by; the same command finds the time that it missed.
     again = opened()
     assert again.get_job("retrain").next_run_time == missed
+    told: queue.Queue[datetime] = queue.Queue()
+    schedule.when_ended(again, told.put)
     again.resume()
     assert ticks.get(timeout=60) == ["now"]
+    assert told.get(timeout=60) > datetime.now(UTC)
     again.shutdown(wait=True)
     assert ticks.empty()
     # It goes on with the next one; other times or another command begin anew.
