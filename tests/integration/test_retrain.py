@@ -1,13 +1,13 @@
 """A fourth language on the demo corpus, with the real jobs, at a size that takes minutes: refused, killed, promoted."""
 
 import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import soundfile
 import yaml
@@ -65,6 +65,13 @@ SETTINGS = {
     # After minutes a model hears little; how well it foretells what is said shows learning and forgetting alike.
     "gate": {"margins": {}, "relative_margins": {"asr/*/perplexity": 0.15}, "max_off_target": 1.0},
 }
+EVERY = "0 3 * * 1"
+# At the beginning of a line: steps have lines of their own, further in.
+DONE = "\nretrain: done: "
+# In training behind a checkpoint that was written, and before the next.
+KILLED_AT = (
+    ("ceiling ─",), ("pretrain ─", "step 50/100"), ("sft ─", "step 30/40"), ("evaluate ─",), ("evaluate champion ─",),
+)  # fmt: skip
 
 
 def command(config: Path) -> list[str]:
@@ -127,18 +134,29 @@ class Home:
         said, _ = process.communicate()
         return process.returncode, said
 
-    def killed_in(self, step: str) -> None:
-        """A tick that is killed as soon as it has started a step."""
-        process = self.start()
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith(f"{step} ─"):
-                break
-        else:
-            pytest.fail(f"never began {step}:\n{said}")
-        process.kill()
+    def scheduled(self, *lines: str, kill: bool = False) -> None:
+        """The tick that a scheduler makes up for, as after a night without power, until it said `lines`, in this order.
+
+        Then its process is killed, if asked for, and the scheduler ended.
+        """
+        if not (self.folder / "retrain" / "schedule.db").exists():
+            process = self.start("--every", EVERY)
+            _read(process, "next: ")
+            process.kill()
+            process.communicate()
+        tick = command(self.folder / "retrain" / "tick.yaml")
+        kept = schedule.opened(
+            EVERY, ScheduleSection(), str(self.folder / "retrain"), "cslm.apps.retrain_schedule:tick", tick
+        )
+        # It stays paused: shut down, it would count the time as kept.
+        kept.modify_job("retrain", next_run_time=datetime.now(UTC) - timedelta(days=9))
+        process = self.start("--every", EVERY)
+        _read(process, "missed: made up for now", *lines)
+        if kill:
+            (ticking,) = psutil.Process(process.pid).children()
+            ticking.kill()
+            _read(process, "the next one goes on from there")
+        process.terminate()
         process.communicate()
 
     def finish(self, program: list[str]) -> None:
@@ -157,19 +175,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return made
 
 
-def missed(home: Home, every: str) -> None:
-    """Have the times kept by the job lie in the past, as after a night without power."""
-    process = home.start("--every", every)
+def _read(process: "subprocess.Popen[str]", *lines: str) -> None:
+    """Read what a process says until each of `lines` was in it, in this order."""
     assert process.stdout is not None
+    said, left = "", list(lines)
     for line in process.stdout:
-        if line.startswith("next: "):
+        said += line
+        if left[0] in f"\n{line}":
+            left.pop(0)
+        if not left:
+            return
+        is_asleep = line.startswith("next: ") and "missed" not in line
+        if is_asleep or "ended with exit code" in line or "the champion stays:" in line:
             break
-    process.kill()
-    process.communicate()
-    folder = home.folder / "retrain"
-    tick = command(folder / "tick.yaml")
-    kept = schedule.opened(every, ScheduleSection(), str(folder), "cslm.apps.retrain_schedule:tick", tick)
-    kept.modify_job("retrain", next_run_time=datetime.now(UTC) - timedelta(days=9))
+    process.terminate()
+    pytest.fail(f"never said {left[0]!r}:\n{said}")
 
 
 @pytest.mark.slow
@@ -177,19 +197,8 @@ def missed(home: Home, every: str) -> None:
 def test_a_fourth_language_is_refused_when_it_harms_and_promoted_when_it_does_not(home: Home) -> None:
     for language in ORDER[:3]:
         home.bring(language, target=1000.0)
-    # The scheduled tick that was missed makes the champion of three.
-    missed(home, "0 3 * * 1")
-    process = home.start("--every", "0 3 * * 1")
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if "promoted as version 1" in line:
-            break
-    else:
-        pytest.fail(said)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    # The scheduled tick makes the champion of three.
+    home.scheduled(DONE)
     registry = Registry("cslm")
     first = registry.champion()
     assert first is not None
@@ -206,6 +215,7 @@ def test_a_fourth_language_is_refused_when_it_harms_and_promoted_when_it_does_no
 
     # Without replay what the champion could do is forgotten.
     home.bring("fr", target)
+    home.scheduled("tokenize fr 0 ─", kill=True)
     code, said = home.tick("--replay.share", "0")
     assert code == 3, said
     (run,) = home.summary()["runs"].values()
@@ -213,12 +223,11 @@ def test_a_fourth_language_is_refused_when_it_harms_and_promoted_when_it_does_no
     assert any("a fall of" in reason and "beyond it" in reason for reason in run["reasons"]), run["reasons"]
     assert registry.champion() == first
 
-    # With replay; killed in every step.
-    for step in ("ceiling", "pretrain", "sft", "evaluate", "evaluate champion"):
-        home.killed_in(step)
+    # With replay, by the schedule; killed in every step.
+    for lines in KILLED_AT:
+        home.scheduled(*lines, kill=True)
         assert registry.champion() == first
-    code, said = home.tick()
-    assert code == 0, said
+    home.scheduled(DONE)
     second = registry.champion()
     assert second is not None
     assert second.tags["cslm.languages"] == "en,es,fr,zh"
@@ -233,6 +242,7 @@ def test_a_fourth_language_is_refused_when_it_harms_and_promoted_when_it_does_no
     assert home.tick("--rollback")[0] == 0
     assert registry.champion() == first
     storage.remove(storage.parent(run["report"]))
+    storage.remove(str(home.folder / "retrain" / "data" / "fr"))
     storage.remove(str(home.folder / "retrain" / "state.json"))
     code, said = home.tick()
     assert code == 0, said
