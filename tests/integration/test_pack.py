@@ -1,11 +1,14 @@
 """Packed rows as Ray Data builds them: nothing lost, nothing twice, and the same whoever did the work."""
 
+import shutil
+
 import pytest
 import ray.data
 from ray.data import ExecutionResources
 
 from cslm import contracts, storage
 from cslm.data import pack, sources
+from cslm.data.feed import PackedFeed
 from cslm.errors import CheckpointError, ConfigError
 from cslm.lm import model as lm_model
 from cslm.lm import prompts, vocabulary
@@ -147,6 +150,23 @@ def test_rows_are_built_once(corpus, ray_cluster):
     assert storage.listing_digest(output) == before
     build(corpus, "once", ("mt",), row_length=150)
     assert storage.listing_digest(output) != before
+
+
+def test_tables_written_again_elsewhere_are_learned_in_the_same_order(corpus, ray_cluster, tmp_path):
+    for name in ("units", "parallel_text", "dialogues"):
+        shutil.copytree(corpus / name, tmp_path / name, copy_function=shutil.copyfile)
+    again = {name: str(tmp_path / name) for name in ("units", "parallel_text", "dialogues")}
+    (stats, one), (other_stats, other) = build(corpus, "once"), build(corpus, "again", **again)
+    assert stats["fingerprint"] != other_stats["fingerprint"]
+
+    def learned(folder):
+        feed = PackedFeed(
+            folder, row_length=200, rows_per_step=4, micro_batch_rows=4, rank=0, world_size=1, seed=0, pad_id=0,
+            vocabulary=stats["vocabulary"], window_tokens=800,
+        )  # fmt: skip
+        return [batch.input_ids.tolist() for step in range(20) for batch in feed.batches(step)]
+
+    assert learned(one) == learned(other)
 
 
 def test_weights_take_a_part_or_repeat(corpus, ray_cluster):

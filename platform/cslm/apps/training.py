@@ -158,7 +158,7 @@ def _held_out(config: TrainingConfig, job: Job, tasks: Sequence[str], start: str
     job.run.log_input_table(
         packed, "packed_evaluation", schema=pa.schema([]), num_rows=stats["num_rows"], digest=stats["fingerprint"]
     )
-    return {"packed": packed, "num_rows": stats["num_rows"], "fingerprint": stats["fingerprint"]}
+    return {"packed": packed, "num_rows": stats["num_rows"]}
 
 
 def corpus_texts(section: sources.DataSection) -> list[str]:

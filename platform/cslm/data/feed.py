@@ -122,7 +122,6 @@ class PackedFeed:
         seed: int,
         pad_id: int,
         vocabulary: str,
-        fingerprint: str = "",
         window_tokens: int = _WINDOW_TOKENS,
     ) -> None:
         if rows_per_step < world_size:
@@ -131,7 +130,6 @@ class PackedFeed:
         self.groups = self._table.groups
         self._order = RowOrder(
             self._table.rows_of_file,
-            fingerprint=fingerprint,
             seed=seed,
             window_rows=max(1, window_tokens // row_length),
         )

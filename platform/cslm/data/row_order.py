@@ -1,8 +1,9 @@
-"""The order in which training sees packed rows: a pure function of (fingerprint of the data, seed, epoch).
+"""The order in which training sees packed rows: a pure function of (rows of each block, seed, epoch).
 
 Rows lie in blocks (files). In every epoch the blocks are shuffled, cut into windows of at least `window_rows` rows, and
 the rows of a window are shuffled. So what is held in memory is bounded by a window, the place of any step is found at
-once, and neither the number of ranks nor interruptions have a part in it. A table of one window is shuffled whole.
+once, and neither the number of ranks nor interruptions have a part in it, nor when or where the table was written: the
+same corpus taken in twice is learned in one order. A table of one window is shuffled whole.
 """
 
 from collections.abc import Sequence
@@ -31,9 +32,9 @@ class Window:
 class RowOrder:
     """Places of rows in training -> windows and rows in them."""
 
-    def __init__(self, rows_of_block: Sequence[int], *, fingerprint: str, seed: int, window_rows: int) -> None:
+    def __init__(self, rows_of_block: Sequence[int], *, seed: int, window_rows: int) -> None:
         self._rows = np.asarray(rows_of_block, np.int64)
-        self._key = [int(fingerprint.encode().hex() or "0", 16), seed]
+        self._seed = seed
         self._window_rows = window_rows
         self.num_rows = int(self._rows.sum())
         self._epoch = -1
@@ -50,7 +51,7 @@ class RowOrder:
         """A window by its number in an epoch."""
         self._lay_out(epoch)
         blocks = self._blocks[number]
-        generator = np.random.default_rng([*self._key, epoch, number + 1])
+        generator = np.random.default_rng([self._seed, epoch, number + 1])
         firsts = np.cumsum(self._rows) - self._rows
         laid = np.concatenate([firsts[block] + np.arange(self._rows[block]) for block in blocks])
         order = generator.permutation(len(laid))
@@ -64,7 +65,7 @@ class RowOrder:
     def _lay_out(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        shuffled = np.random.default_rng([*self._key, epoch, 0]).permutation(len(self._rows))
+        shuffled = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._rows))
         windows: list[list[int]] = []
         held = self._window_rows
         for block in shuffled.tolist():

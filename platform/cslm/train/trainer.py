@@ -22,7 +22,7 @@ def run(settings: dict[str, Any], *, use_gpu: bool) -> dict[str, Any]:
     `settings` holds plain values only: `train`, `deepspeed`, `lora` (sections as dicts), `deepspeed_file` (content of
     the user's own), `start_model`, `chain` (how answers are written, None where
     there are none), `packed`, `row_length`, `output`, `num_steps`, `identity`, `tracking` (handle of
-    the run), `evaluation` (`packed`, `num_rows` and `fingerprint` of the held-out rows, or None).
+    the run), `evaluation` (`packed` and `num_rows` of the held-out rows, or None).
     """
     section = TrainSection(**settings["train"])
     # Ray Train would print every worker's line a second time as a log record.

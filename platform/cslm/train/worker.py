@@ -52,7 +52,7 @@ def rank_main(settings: dict[str, Any]) -> None:
         tokenizer, layout = text_tokenizer.load(folder), vocabulary.load(folder)
         lm_hidden_size = lm_model.hidden_size(folder)
 
-    def feed_of(folder: str, fingerprint: str, rows_per_step: int) -> PackedFeed:
+    def feed_of(folder: str, rows_per_step: int) -> PackedFeed:
         return PackedFeed(
             folder,
             row_length=settings["row_length"],
@@ -63,10 +63,9 @@ def rank_main(settings: dict[str, Any]) -> None:
             seed=section.seed,
             pad_id=tokenizer.pad_token_id or 0,
             vocabulary=layout.hash,
-            fingerprint=fingerprint,
         )
 
-    feed = feed_of(settings["packed"], settings["identity"]["packed"], section.rows_per_step)
+    feed = feed_of(settings["packed"], section.rows_per_step)
     engine = _engine(settings, section, len(feed.groups), lm_hidden_size, device)
     if section.ema_decay is not None:
         engine.state.start_average(section.ema_decay)
@@ -92,7 +91,7 @@ def rank_main(settings: dict[str, Any]) -> None:
     evaluate = None
     if held_out := settings["evaluation"]:
         rows = max(min(held_out["num_rows"], section.evaluation.max_rows), dist.get_world_size())
-        evaluate = Evaluation(engine, feed_of(held_out["packed"], held_out["fingerprint"], rows))
+        evaluate = Evaluation(engine, feed_of(held_out["packed"], rows))
     peak, _ = peak_flops(device, engine.lm.dtype)
     stopped = ""
     try:

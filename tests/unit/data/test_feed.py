@@ -119,11 +119,6 @@ def test_what_a_step_gives_does_not_depend_on_what_was_asked_before(files, windo
         assert feed(files, window_tokens=window_tokens).batches(step)[0].input_ids.tolist() == ids
 
 
-def test_the_order_follows_from_the_data_too(packed):
-    orders = {feed(packed, fingerprint=digits).rows_of_step(0).tobytes() for digits in ("a0", "a1", "b0")}
-    assert len(orders) == 3
-
-
 def test_a_row_is_named_by_its_file_and_its_sources(files):
     found = feed(files).sources_of(5)
     assert found == {"file": f"{files}/bucket-00002.parquet", "row": 1, "sources": ["asr/en a", "mt/en-es b"]}
